@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class GeminiApiConfig(AppConfig):
+    name = "gemini_api"
+    verbose_name = "Gemini API"

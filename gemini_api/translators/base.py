@@ -1,0 +1,114 @@
+"""What every translator is: a pure module that turns Gemini into one language and back. No I/O, no Django.
+
+A translator module has
+
+    language: str                                      its own module name
+    def request(body: Json, target: Target) -> Letter
+    def response(answer: Json, memo: Memo) -> Json     one unary answer, as a GenerateContentResponse
+    def error(refusal: UpstreamRefusal, memo: Memo) -> UpstreamError | Json
+                                                       a refusal understood; Json when it is really an answer
+                                                       (a blocked prompt is 200 with promptFeedback)
+    class Stream:                                      one stream's memory
+        def __init__(self, memo: Memo) -> None
+        def feed(self, frame: Frame) -> list[Json]     chunks that may leave now
+        def finish(self) -> list[Json]                 what is left at the upstream's end; the last chunk has
+                                                       finishReason and usageMetadata; raises
+                                                       UpstreamError("cut") when there was no proper end
+        ended: bool                                    True once nothing more is needed from the upstream (a
+                                                       stop sequence was found here): the caller may hang up
+    def embed_request(requests: list[Json], target: Target) -> Letter          optional
+    def embed_response(answer: Json, memo: Memo) -> list[list[float]]          optional
+    def count_request(body: Json, target: Target) -> Letter                    optional: the vendor's own counter
+    def count_response(answer: Json) -> int                                    optional
+
+`body` is a normalised Gemini request (`wire.normalise`: camelCase field names, lists where lists belong, nulls
+gone, standard base64, upper-case enums); it is never changed, because a retry reads it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from routing.errors import UpstreamError, UpstreamRefusal
+from routing.framing import Frame
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a translator needs to know of the deployment it writes for.
+
+    model: the upstream model. base_model: what to look up in capability tables (Azure deployment names tell
+    nothing), the upstream model when not set. capabilities: the deployment's own overrides of the shipped table.
+    scope: short hash of the credential's scope; tenant: organization id; both go into the signature envelope.
+    strict: every loss becomes an InvalidArgument that names the field.
+    options: the connection's options (api, publisher, ...).
+    """
+
+    model: str
+    stream: bool = False
+    base_model: str = ""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    scope: str = ""
+    tenant: str = ""
+    strict: bool = False
+
+
+@dataclass(slots=True)
+class Memo:
+    """What reading the answer needs to know of the question. Written once by `request`, then only read.
+
+    names: vendor's function name -> the client's. wrapped: "" or "json" or "enum": the root schema was wrapped
+    in {"value": ...}. thoughts: the client wants thought summaries. stops: stop sequences to be found here, because
+    the vendor cannot. model: what `modelVersion` says when the vendor does not. prompt_tokens: our estimate,
+    for answers without usage.
+    """
+
+    model: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    wrapped: str = ""
+    thoughts: bool = False
+    stops: tuple[str, ...] = ()
+    json_fallback: bool = False
+    scope: str = ""
+    tenant: str = ""
+    prompt_tokens: int = 0
+    action: str = "generate"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One request in the vendor's words. `payload` as bytes goes out unchanged.
+
+    dropped: field paths of the client's request that were left out (class W), in Gemini's camelCase.
+    sealed: whether the payload carries reasoning of an earlier turn; if the upstream refuses it, one retry
+    without is fair: `request(wire without signatures)`.
+    """
+
+    payload: Json | bytes
+    memo: Memo
+    dropped: tuple[str, ...] = ()
+    sealed: bool = False
+
+
+class StreamTranslator(Protocol):
+    ended: bool
+
+    def __init__(self, memo: Memo) -> None: ...
+    def feed(self, frame: Frame) -> list[Json]: ...
+    def finish(self) -> list[Json]: ...
+
+
+class Translator(Protocol):
+    """A translator module, seen as an object."""
+
+    language: str
+    Stream: type[StreamTranslator]
+
+    def request(self, body: Json, target: Target) -> Letter: ...
+    def response(self, answer: Json, memo: Memo) -> Json: ...
+    def error(self, refusal: UpstreamRefusal, memo: Memo) -> UpstreamError | Json: ...

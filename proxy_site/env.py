@@ -1,0 +1,122 @@
+"""The environment, read once and typed. Every variable is listed in .env.example, with its default.
+
+Order: the environment, then NAME_FILE (a mounted secret), then secrets.env in the data directory (written by
+`manage.py init`), then the default. A bad value stops the start with a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+SECRETS = ("SECRET_KEY", "GATEHOUSE_PEPPER", "GATEHOUSE_ENCRYPTION_KEYS")
+
+
+class FromFiles(EnvSettingsSource):
+    """NAME_FILE: the value is what the file holds."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = str(field.validation_alias or field_name)
+        path = os.environ.get(f"{name}_FILE")
+        if not path:
+            return None, name, False
+        return Path(path).read_text().strip(), name, False
+
+
+class Env(BaseSettings):
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True)
+
+    # Where things are kept
+    data_dir: Path = Field(BASE_DIR / "data", validation_alias="GATEHOUSE_DATA_DIR")
+    database_url: str = Field("", validation_alias="DATABASE_URL")
+    redis_url: str = Field("", validation_alias="REDIS_URL")
+
+    # Secrets: independent of each other, made by `manage.py init`
+    secret_key: str = Field("", validation_alias="SECRET_KEY")
+    pepper: str = Field("", validation_alias="GATEHOUSE_PEPPER")
+    encryption_keys: str = Field("", validation_alias="GATEHOUSE_ENCRYPTION_KEYS")
+
+    # How it is reached
+    debug: bool = Field(False, validation_alias="DEBUG")
+    host: str = Field("127.0.0.1", validation_alias="HOST")
+    port: int = Field(8000, validation_alias="PORT")
+    workers: int = Field(1, validation_alias="WEB_CONCURRENCY")
+    public_url: str = Field("", validation_alias="GATEHOUSE_PUBLIC_URL")
+    allowed_hosts: str = Field("*", validation_alias="ALLOWED_HOSTS")
+    csrf_trusted_origins: str = Field("", validation_alias="CSRF_TRUSTED_ORIGINS")
+    forwarded_allow_ips: str = Field("127.0.0.1", validation_alias="FORWARDED_ALLOW_IPS")
+    secure_cookies: bool = Field(False, validation_alias="GATEHOUSE_SECURE_COOKIES")
+    metrics_token: str = Field("", validation_alias="METRICS_TOKEN")
+
+    # What a client may send, and how long we wait for it
+    max_body: int = Field(20 * 1024 * 1024, validation_alias="GATEHOUSE_MAX_BODY_BYTES")
+    header_timeout: float = Field(10.0, validation_alias="GATEHOUSE_HEADER_TIMEOUT")
+    body_timeout: float = Field(30.0, validation_alias="GATEHOUSE_BODY_TIMEOUT")
+    write_timeout: float = Field(60.0, validation_alias="GATEHOUSE_WRITE_TIMEOUT")
+    max_connections: int = Field(4096, validation_alias="GATEHOUSE_MAX_CONNECTIONS")
+    max_calls: int = Field(2048, validation_alias="GATEHOUSE_MAX_CALLS")
+    drain_timeout: float = Field(30.0, validation_alias="GATEHOUSE_DRAIN_TIMEOUT")
+    stream_keepalive: float = Field(0.0, validation_alias="GATEHOUSE_STREAM_KEEPALIVE")
+
+    # How long we wait for upstreams (seconds)
+    upstream_connect_timeout: float = Field(3.0, validation_alias="GATEHOUSE_UPSTREAM_CONNECT_TIMEOUT")
+    upstream_first_byte_timeout: float = Field(60.0, validation_alias="GATEHOUSE_UPSTREAM_FIRST_BYTE_TIMEOUT")
+    upstream_idle_timeout: float = Field(60.0, validation_alias="GATEHOUSE_UPSTREAM_IDLE_TIMEOUT")
+    upstream_total_timeout: float = Field(600.0, validation_alias="GATEHOUSE_UPSTREAM_TOTAL_TIMEOUT")
+    upstream_max_answer: int = Field(64 * 1024 * 1024, validation_alias="GATEHOUSE_UPSTREAM_MAX_ANSWER_BYTES")
+
+    # How long things are remembered
+    key_cache_seconds: float = Field(5.0, validation_alias="GATEHOUSE_KEY_CACHE_SECONDS")
+    key_stale_seconds: float = Field(600.0, validation_alias="GATEHOUSE_KEY_STALE_SECONDS")
+    retention_days: int = Field(90, validation_alias="GATEHOUSE_RETENTION_DAYS")
+    body_retention_days: int = Field(7, validation_alias="GATEHOUSE_BODY_RETENTION_DAYS")
+    minute_retention_days: int = Field(3, validation_alias="GATEHOUSE_MINUTE_RETENTION_DAYS")
+    audit_retention_days: int = Field(730, validation_alias="GATEHOUSE_AUDIT_RETENTION_DAYS")
+    spool_fsync: bool = Field(False, validation_alias="GATEHOUSE_SPOOL_FSYNC")
+
+    # What is written down
+    log_level: str = Field("INFO", validation_alias="LOG_LEVEL")
+    log_format: str = Field("text", validation_alias="LOG_FORMAT")
+
+    # Mail (invitations, alerts)
+    email_url: str = Field("", validation_alias="EMAIL_URL")
+    default_from_email: str = Field("gatehouse@localhost", validation_alias="DEFAULT_FROM_EMAIL")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, FromFiles(settings_cls), dotenv_settings
+
+
+def read() -> Env:
+    """Read everything. A bad value ends the start with one sentence for each."""
+    data_dir = Path(os.environ.get("GATEHOUSE_DATA_DIR", BASE_DIR / "data"))
+    try:
+        return Env(_env_file=data_dir / "secrets.env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    except ValidationError as error:
+        said = "; ".join(f"{found['loc'][0]}: {found['msg']}" for found in error.errors())
+        raise SystemExit(f"Gatehouse cannot start. {said}.") from None
+
+
+def credential_reference(name: str) -> str | None:
+    """The value of an environment variable that a connection refers to as `ref:NAME`; None when it is not set."""
+    return os.environ.get(name)
+
+
+def given(name: str) -> str | None:
+    """A variable named in a configuration file as `env:NAME`, at the time it is applied; or of `manage.py init`."""
+    if path := os.environ.get(f"{name}_FILE"):
+        return Path(path).read_text().strip()
+    return os.environ.get(name)

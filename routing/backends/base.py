@@ -1,0 +1,126 @@
+"""What every backend is: a place (address, headers, signature), not a language.
+
+A backend is one module in this folder that ends with `backend = ...`. Its file name is its kind, in the
+database and in `manage.py apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from lib import json
+
+# What we ask of an upstream. "count" and "embed" only where `actions` says so.
+Action = Literal["generate", "stream", "count", "embed"]
+Framing = Literal["sse", "aws_event_stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting of a connection of this kind: a field of the admin form, a key under `options` in YAML."""
+
+    name: str
+    label: str
+    help: str = ""
+    required: bool = False
+    default: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialField:
+    """One part of a credential: a write-only field of the admin form, a key under `credential` in YAML.
+
+    `group`: the fields of one group are given together; a connection holds exactly one group.
+    """
+
+    name: str
+    label: str
+    group: str = "api_key"
+    help: str = ""
+    required: bool = True
+    multiline: bool = False
+    switch: bool = False  # a yes/no instead of a secret (adc: true, chain: true)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one deployment's calls go. The credential never shows in `repr`.
+
+    base_url has no trailing slash. model is the upstream model. options are the connection's, with the
+    deployment's own on top. credential is the opened credential, a flat dict, for example {"api_key": "..."}.
+    scope is a short hash of connection and credential: the same scope can read its own opaque tokens back.
+    """
+
+    kind: str
+    base_url: str
+    model: str
+    connection_id: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    allow_private: bool = False
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """Exact bytes for one HTTP exchange. Headers hold the credential, so they never show in `repr`."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    method: str = "POST"
+
+
+class Backend:
+    """A kind of upstream. Instances have no state; everything that varies comes in the Endpoint.
+
+    Subclasses usually set the class attributes and write `url()` and `headers()`; one that must sign bytes or
+    fetch a token overrides `prepare()`.
+    """
+
+    label: ClassVar[str]
+    language: ClassVar[str]  # the translator's module name; see `speaks`
+    base_url: ClassVar[str] = ""  # prefilled in the admin form
+    framing: ClassVar[Framing] = "sse"
+    options: ClassVar[tuple[Option, ...]] = ()
+    credential_fields: ClassVar[tuple[CredentialField, ...]] = (CredentialField("api_key", "API key"),)
+    actions: ClassVar[frozenset[Action]] = frozenset({"generate", "stream"})
+    price_provider: ClassVar[str] = ""  # provider id in genai-prices
+
+    def speaks(self, endpoint: Endpoint) -> str:
+        """The language of this endpoint: a module name in gemini_api/translators."""
+        return self.language
+
+    def url(self, endpoint: Endpoint, action: Action) -> str:
+        raise NotImplementedError  # every backend has an address
+
+    def headers(self, endpoint: Endpoint) -> dict[str, str]:
+        """The headers that carry the credential."""
+        return {"authorization": f"Bearer {endpoint.credential['api_key']}"}
+
+    def payload(self, endpoint: Endpoint, payload: dict[str, Any], action: Action) -> dict[str, Any]:
+        """The last word on the body (a version field, a model that moves into the path). Never changes its input."""
+        return payload
+
+    async def prepare(self, endpoint: Endpoint, payload: dict[str, Any] | bytes, action: Action) -> UpstreamRequest:
+        """The request as it will be sent. `payload` as bytes goes out unchanged.
+
+        Raises UpstreamError (kind "credential") when a token cannot be had.
+        """
+        body = payload if isinstance(payload, bytes) else json.dumps(self.payload(endpoint, payload, action))
+        return UpstreamRequest(
+            url=self.url(endpoint, action),
+            headers={
+                "content-type": "application/json",
+                "accept-encoding": "identity",
+                **endpoint.headers,
+                **self.headers(endpoint),
+            },
+            body=body,
+        )
+
+
