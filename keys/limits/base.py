@@ -24,7 +24,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a call really used. Its request counts whatever it used.
+    """What a call really used. Its request counts whatever it used."""
 
     tokens: int = 0
     spend: int = 0
