@@ -74,9 +74,13 @@ class ModelEntry:
 class Catalog:
     """All models of all organizations. An organization's own model goes before everyone's of the same name."""
 
-    def __init__(self, models: tuple[ModelEntry, ...] = (), version: int = 0) -> None:
+    def __init__(
+        self, models: tuple[ModelEntry, ...] = (), version: int = 0, unusable: Mapping[str, str] | None = None
+    ) -> None:
+        """unusable: ids of enabled deployments that were left out, and why."""
         self.version = version
         self.models = models
+        self.unusable = unusable or {}
         self._by_name: dict[tuple[str | None, str], ModelEntry] = {}
         for model in models:
             for alias in model.aliases:

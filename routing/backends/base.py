@@ -6,9 +6,11 @@ database and in `manage.py apply`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
+from urllib.parse import quote
 
 from lib import json
 
@@ -85,6 +87,7 @@ class Backend:
     label: ClassVar[str]
     language: ClassVar[str]  # the translator's module name; see `speaks`
     base_url: ClassVar[str] = ""  # prefilled in the admin form
+    base_url_help: ClassVar[str] = ""  # what is special about this kind's address
     framing: ClassVar[Framing] = "sse"
     options: ClassVar[tuple[Option, ...]] = ()
     credential_fields: ClassVar[tuple[CredentialField, ...]] = (CredentialField("api_key", "API key"),)
@@ -94,6 +97,16 @@ class Backend:
     def speaks(self, endpoint: Endpoint) -> str:
         """The language of this endpoint: a module name in gemini_api/translators."""
         return self.language
+
+    def check(self, endpoint: Endpoint) -> None:
+        """Raise BadOption when this endpoint's options or credential cannot be right."""
+        for option in self.options:
+            value = endpoint.options.get(option.name, "")
+            if option.required and not value:
+                raise BadOption(f"The option {option.name} is missing.")
+            if value and option.choices and value not in option.choices:
+                raise BadOption(f"The option {option.name} must be one of: {', '.join(option.choices)}.")
+        check_credential(self.credential_fields, endpoint.credential)
 
     def url(self, endpoint: Endpoint, action: Action) -> str:
         raise NotImplementedError  # every backend has an address
@@ -124,3 +137,38 @@ class Backend:
         )
 
 
+def segment(text: str) -> str:
+    """`text` as one segment of a path: everything that is not unreserved is percent-encoded, slashes too."""
+    return quote(text, safe="-._~")
+
+
+_VERSION = re.compile(r"/v\d+(alpha|beta)?\d*\Z")
+
+
+def versioned(base_url: str, version: str) -> str:
+    """`base_url`, which people write with and without the API's version at its end, with one."""
+    return base_url if _VERSION.search(base_url) else f"{base_url}/{version}"
+
+
+def check_credential(fields: tuple[CredentialField, ...], values: Mapping[str, str]) -> None:
+    """Raise BadOption unless `values` fill exactly one group of `fields`."""
+    known = {each.name: each for each in fields}
+    for name in values:
+        if name not in known:
+            raise BadOption(f"This kind's credential has no {name}. It has: {', '.join(known)}.")
+    groups = {known[name].group for name in values}
+    if len(groups) > 1:
+        raise BadOption(f"A credential is one of {' or '.join(sorted(groups))}, not several of them.")
+    if not groups and all(any(each.required for each in fields if each.group == group) for group in _groups(fields)):
+        raise BadOption("The connection has no credential.")
+    missing = [each.name for each in fields if each.group in groups and each.required and not values.get(each.name)]
+    if missing:
+        raise BadOption(f"The credential lacks {' and '.join(missing)}.")
+
+
+def _groups(fields: tuple[CredentialField, ...]) -> set[str]:
+    return {each.group for each in fields}
+
+
+class BadOption(ValueError):
+    """An option or credential of a connection cannot be right. The text is a sentence for an operator."""
