@@ -20,6 +20,14 @@ A translator module has
     def embed_response(answer: Json, memo: Memo) -> list[list[float]]          optional
     def count_request(body: Json, target: Target) -> Letter                    optional: the vendor's own counter
     def count_response(answer: Json) -> int                                    optional
+    def request_bytes(raw: bytes, body: Json, target: Target) -> Letter        optional: may hand on the client's bytes
+    def response_bytes(raw: bytes, answer: Json, memo: Memo) -> bytes | Json   optional: may hand on the upstream's
+
+`feed` and `finish` may also give `Raw` chunks: those leave as the bytes they hold.
+
+Private keys begin with "_" and never reach a client or an upstream: `_unknown` (paths of unknown fields) in a
+normalised request; `_cacheWriteTokens` and `_estimated` in usageMetadata, which the door takes out with
+`usage.take_private` (they are not in Raw chunks).
 
 `body` is a normalised Gemini request (`wire.normalise`: camelCase field names, lists where lists belong, nulls
 gone, standard base64, upper-case enums); it is never changed, because a retry reads it again.
@@ -95,12 +103,24 @@ class Letter:
     sealed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A chunk that leaves as the upstream's own JSON: one line, without raw line breaks of any kind.
+
+    json: the same, parsed, for whoever reads usage and finish reason in passing. Never written again.
+    """
+
+    data: bytes
+    json: Json
+
+
 class StreamTranslator(Protocol):
-    ended: bool
+    @property
+    def ended(self) -> bool: ...
 
     def __init__(self, memo: Memo) -> None: ...
-    def feed(self, frame: Frame) -> list[Json]: ...
-    def finish(self) -> list[Json]: ...
+    def feed(self, frame: Frame) -> list[Json | Raw] | list[Json]: ...
+    def finish(self) -> list[Json | Raw] | list[Json]: ...
 
 
 class Translator(Protocol):

@@ -1,0 +1,242 @@
+"""Vendors' refusals, read: whatever shape the body has, when to come back, and what must not be told.
+
+A translator hands its vendor's own words (code -> kind) to `understood`; the rest is the same for all.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from gemini_api.translators.base import Json
+from lib import json
+from routing.errors import Kind, UpstreamError, UpstreamRefusal
+
+STATUS_KINDS: dict[int, Kind] = {
+    400: "invalid", 401: "credential", 402: "billing", 403: "credential", 404: "not_found", 408: "timeout",
+    409: "conflict", 413: "invalid", 422: "invalid", 424: "unavailable", 429: "rate_limited", 500: "server",
+    502: "unavailable", 503: "unavailable", 504: "timeout", 529: "unavailable",
+}  # fmt: skip
+TOO_LONG = "The input token count exceeds the maximum number of tokens allowed."
+_LONGEST_WAIT = 3600.0
+_LONGEST_MESSAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """An error body, read. code and type are the vendor's words, as text; status Google's word; "" where missing."""
+
+    message: str = ""
+    code: str = ""
+    type: str = ""
+    param: str = ""
+    status: str = ""
+    details: list[Json] = field(default_factory=list)
+    raw: Json = field(default_factory=dict)
+
+
+_NOTHING = ErrorBody()
+
+
+def read(body: bytes) -> ErrorBody:
+    """Any error body: an object, a list of one, {"error": ...} or flat, HTML, or nothing."""
+    try:
+        value = json.loads(body)
+    except json.JSONDecodeError:
+        return _NOTHING
+    return read_value(value)
+
+
+def read_value(value: Any) -> ErrorBody:
+    """The same for JSON already parsed, such as an error event inside a stream."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, str):
+        return ErrorBody(message=value)
+    if not isinstance(value, dict):
+        return _NOTHING
+    error = value.get("error", value)
+    if isinstance(error, str):  # {"error": "text"}, or {"error": "code", "message": "text"}
+        return ErrorBody(message=_text(value.get("message")) or error, raw=value)
+    if not isinstance(error, dict):
+        return _NOTHING
+    message = error.get("message") or error.get("Message") or error.get("detail") or error.get("msg")
+    details = error.get("details")
+    return ErrorBody(
+        message=_text(message),
+        code=_text(error.get("code")),
+        type=_text(error.get("type") or error.get("__type")),
+        param=_text(error.get("param")),
+        status=_text(error.get("status")) if isinstance(error.get("status"), str) else "",
+        details=[each for each in details if isinstance(each, dict)] if isinstance(details, list) else [],
+        raw=error,
+    )
+
+
+def understood(
+    refusal: UpstreamRefusal, body: ErrorBody, words: Mapping[str, Kind], *, request_id_header: str = "x-request-id"
+) -> UpstreamError:
+    """The refusal as an UpstreamError: the vendor's word decides, else the status. Messages are redacted."""
+    return of_kind(
+        words.get(body.code) or words.get(body.type) or kind_of_status(refusal.status),
+        body,
+        status=refusal.status,
+        retry_after=retry_after(refusal.headers, body),
+        request_id=refusal.headers.get(request_id_header, ""),
+    )
+
+
+def of_kind(
+    kind: Kind,
+    body: ErrorBody,
+    *,
+    status: int | None = None,
+    retry_after: float | None = None,
+    request_id: str = "",
+    drop_field: str = "",
+) -> UpstreamError:
+    """An UpstreamError of a kind already known, for example from an error event inside a stream."""
+    message = redact(body.message)[:_LONGEST_MESSAGE]
+    if kind == "too_long":
+        message = TOO_LONG
+    return UpstreamError(
+        kind=kind,
+        message=message or (f"The upstream answered {status}." if status else "The upstream reported an error."),
+        retry_after=retry_after if kind in ("rate_limited", "unavailable", "server") else None,
+        provider_status=status,
+        provider_code=redact(body.code or body.type)[:100],
+        request_id=request_id[:100],
+        drop_field=drop_field,
+    )
+
+
+def kind_of_status(status: int) -> Kind:
+    return STATUS_KINDS.get(status) or ("unavailable" if status >= 500 else "invalid")
+
+
+# --- When to come back ------------------------------------------------------------------------------------------------
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
+_DATED_RESETS = (
+    "anthropic-ratelimit-requests-reset", "anthropic-ratelimit-tokens-reset",
+    "anthropic-ratelimit-input-tokens-reset", "anthropic-ratelimit-output-tokens-reset",
+)  # fmt: skip
+
+
+def retry_after(headers: Mapping[str, str], body: ErrorBody = _NOTHING, now: float | None = None) -> float | None:
+    """Seconds the vendor asks us to wait: the first source that says so, 0 < seconds <= 3600, else None."""
+    now = time.time() if now is None else now
+    for seconds in _sources(headers, body, now):
+        if seconds is not None and seconds > 0:
+            return min(seconds, _LONGEST_WAIT)
+    return None
+
+
+def _sources(headers: Mapping[str, str], body: ErrorBody, now: float) -> list[float | None]:
+    milliseconds = _float(headers.get("retry-after-ms"))
+    found = [
+        milliseconds / 1000 if milliseconds is not None else None,
+        _seconds_or_date(headers.get("retry-after"), now),
+        _retry_info(body.details),
+    ]
+    # Only what is used up makes us wait: a bucket with something left says when it will be full again.
+    for name in _RESETS:
+        if headers.get(name.replace("reset", "remaining"), "0") == "0":
+            found.append(duration(headers.get(name)))
+    for name in _DATED_RESETS:
+        if headers.get(name.replace("reset", "remaining"), "0") == "0":
+            found.append(_date(headers.get(name), now))
+    return found
+
+
+def duration(text: str | None) -> float | None:
+    """OpenAI's durations: 6m0s, 1.5s, 120ms; bare numbers are seconds."""
+    if not text:
+        return None
+    parts = _DURATION.findall(text)
+    return sum(float(amount) * _SECONDS[unit] for amount, unit in parts) if parts else _float(text)
+
+
+def _seconds_or_date(text: str | None, now: float) -> float | None:
+    if not text:
+        return None
+    seconds = _float(text)
+    if seconds is not None:
+        return seconds
+    try:
+        return parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _date(text: str | None, now: float) -> float | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+
+
+def _retry_info(details: list[Json]) -> float | None:
+    for detail in details:
+        if _text(detail.get("@type")).endswith("RetryInfo"):
+            return duration(_text(detail.get("retryDelay")))
+    return None
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        return None
+    return value if value is not None and value == value and abs(value) != float("inf") else None
+
+
+# --- What must not be told --------------------------------------------------------------------------------------------
+
+_SECRETS = (
+    (re.compile(r"arn:aws[\w-]*:[^\s\"',]+"), "[arn]"),
+    (re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_*-]{6,}"), "[key]"),
+    (re.compile(r"\bAIza[0-9A-Za-z_-]{10,}"), "[key]"),
+    (re.compile(r"\b(?:AKIA|ASIA|ABSK)[A-Z0-9a-z+/=]{8,}"), "[key]"),
+    (re.compile(r"\bya29\.[\w.-]+|\beyJ[\w-]+\.[\w.-]+"), "[token]"),
+    (re.compile(r"(?i)\b(bearer)\s+[\w.~+/=-]{6,}"), r"\1 [token]"),
+    (re.compile(r"(?i)\b(api[-_ ]?key(?: provided)?\s*[:=])\s*[^\s,.;\"']+"), r"\1 [key]"),
+    (re.compile(r"\b(?:org|proj)-[A-Za-z0-9]{6,}"), "[account]"),
+    (re.compile(r"\bprojects?[/ :]+'?[\w.-]*\d{5,}'?"), "project [project]"),
+    (re.compile(r"\bproject_number:\d+"), "project_number:[project]"),
+    (re.compile(r"\bprojects/[\w.:-]+"), "projects/[project]"),
+    (re.compile(r"\b\d{12}\b"), "[account]"),
+    (re.compile(r"https?://[^\s\"'<>)]+"), "[address]"),
+    (
+        re.compile(
+            r"\b(?:[a-z0-9-]+\.)+(?:azure\.(?:com|us|cn)|amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|"
+            r"googleapis\.com|openai\.com|anthropic\.com|internal|local|svc)(?::\d+)?\b"
+        ),
+        "[host]",
+    ),
+    (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b"), "[address]"),
+)
+
+
+def redact(text: str) -> str:
+    """Without keys, tokens, hosts, addresses, account and project numbers: these are the operator's."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return json.dumps(value).decode() if isinstance(value, (list, dict)) and value else ""
+    return str(value)
