@@ -33,7 +33,7 @@ class User(AbstractUser):
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
-    objects: ClassVar[UserManager] = UserManager()  # type: ignore[assignment]  # narrower than AbstractUser's
+    objects: ClassVar[UserManager] = UserManager()
 
     def __str__(self) -> str:
         return self.email
@@ -105,7 +105,9 @@ class Membership(models.Model):
 
     class Meta:
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["user", "organization", "team"], name="membership_once", nulls_distinct=False),
+            models.UniqueConstraint(
+                fields=["user", "organization", "team"], name="membership_once", nulls_distinct=False
+            ),
         ]
 
     def __str__(self) -> str:
@@ -127,16 +129,26 @@ class VirtualKey(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     organization = models.ForeignKey(Organization, models.CASCADE, related_name="keys")
     team = models.ForeignKey(Team, models.SET_NULL, null=True, blank=True, related_name="keys")
-    owner = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="keys", help_text="Empty: a service key.")
+    owner = models.ForeignKey(
+        User, models.SET_NULL, null=True, blank=True, related_name="keys", help_text="Empty: a service key."
+    )
     name = models.CharField(max_length=100)
     state = models.CharField(max_length=8, choices=State.choices, default=State.ACTIVE)
-    allowed_models = models.JSONField(null=True, blank=True, default=None, help_text="Names or patterns. Null: every model; empty: none.")
-    denied_models = models.JSONField(default=list, blank=True, help_text="Names or patterns that are refused, whatever else allows them.")
+    allowed_models = models.JSONField(
+        null=True, blank=True, default=None, help_text="Names or patterns. Null: every model; empty: none."
+    )
+    denied_models = models.JSONField(
+        default=list, blank=True, help_text="Names or patterns that are refused, whatever else allows them."
+    )
     scopes = models.JSONField(null=True, blank=True, default=None, help_text="Actions this key may use. Null: all.")
-    networks = models.JSONField(null=True, blank=True, default=None, help_text="CIDR ranges this key may be used from. Null: anywhere.")
+    networks = models.JSONField(
+        null=True, blank=True, default=None, help_text="CIDR ranges this key may be used from. Null: anywhere."
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     tags = models.JSONField(default=list, blank=True)
-    strict_fields = models.BooleanField(default=False, help_text="Refuse a call rather than leave out a field the backend cannot take.")
+    strict_fields = models.BooleanField(
+        default=False, help_text="Refuse a call rather than leave out a field the backend cannot take."
+    )
     log_bodies = models.BooleanField(default=False, help_text="Keep requests and answers, sealed, for a limited time.")
     outage_policy = models.CharField(max_length=5, choices=OutagePolicy.choices, default=OutagePolicy.LOCAL)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -200,9 +212,15 @@ class Limit(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, null=True, blank=True, related_name="limits")
     key = models.ForeignKey(VirtualKey, models.CASCADE, null=True, blank=True, related_name="limits")
     metric = models.CharField(max_length=10, choices=Metric.choices)
-    period = models.CharField(max_length=8, choices=Period.choices, default=Period.MONTH, help_text="Concurrent calls have no period.")
-    amount = models.DecimalField(max_digits=19, decimal_places=9, help_text="USD for spend, a whole number for the rest.")
-    pattern = models.CharField("models", max_length=200, default="*", help_text="A model name or a pattern; * is every model.")
+    period = models.CharField(
+        max_length=8, choices=Period.choices, default=Period.MONTH, help_text="Concurrent calls have no period."
+    )
+    amount = models.DecimalField(
+        max_digits=19, decimal_places=9, help_text="USD for spend, a whole number for the rest."
+    )
+    pattern = models.CharField(
+        "models", max_length=200, default="*", help_text="A model name or a pattern; * is every model."
+    )
     hard = models.BooleanField(default=True, help_text="Hard refuses; soft only warns.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -1,0 +1,92 @@
+"""The secret of a virtual key: make one, tell a typo from a key, fingerprint it, find it in a request.
+
+A secret is `gate_`, 40 random base62 characters (238 bits) and 6 characters of base62 CRC32 over all before them:
+
+    ^gate_[0-9A-Za-z]{46}$
+
+So a scanner can match it, and a mistyped one is refused without a look-up. Only the fingerprint is stored: an
+HMAC under the pepper, which never sits in the database.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import zlib
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+from django.conf import settings
+
+from keys.context import Source
+
+PREFIX = "gate_"
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+RANDOM = 40
+CHECKSUM = 6
+LENGTH = len(PREFIX) + RANDOM + CHECKSUM
+
+
+def make() -> str:
+    """A new secret."""
+    body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM))
+    return body + _checksum(body)
+
+
+def well_formed(secret: str) -> bool:
+    """Whether this can be one of ours: length, prefix, alphabet, checksum, in this order. Costs no look-up."""
+    return (
+        len(secret) == LENGTH
+        and secret.startswith(PREFIX)
+        and secret.isascii()
+        and secret[-CHECKSUM:] == _checksum(secret[:-CHECKSUM])
+        and secret[len(PREFIX) :].isalnum()
+    )
+
+
+def fingerprint(secret: str, pepper: str | None = None) -> str:
+    """What is stored and looked up: HMAC-SHA-256 under the pepper (the site's own when None), 64 hex characters.
+
+    A fast hash is right here: 238 random bits cannot be guessed, and a slow one would let strangers burn our CPU.
+    """
+    key = settings.GATEHOUSE_PEPPER if pepper is None else pepper
+    return hmac.digest(key.encode(), secret.encode(errors="surrogatepass"), "sha256").hex()
+
+
+def hint(secret: str) -> str:
+    """What people recognise a secret by: `gate_…wxyz`."""
+    return f"{PREFIX}…{secret[-4:]}"
+
+
+def presented(headers: Mapping[str, str], query_string: bytes) -> tuple[str, Source]:
+    """The credential of a request and where it stood; ("", "none") when there is none.
+
+    Header names are lower case. Precedence: `x-goog-api-key`, `?key=` (percent-decoded), `Authorization: Bearer`.
+    An empty one counts as absent.
+    """
+    if found := headers.get("x-goog-api-key", "").strip():
+        return found, "header"
+    if query_string and (found := _from_query(query_string)):
+        return found, "query"
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and (found := token.strip()):
+        return found, "bearer"
+    return "", "none"
+
+
+def _from_query(query_string: bytes) -> str:
+    for pair in query_string.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if value and (name == b"key" or (b"%" in name and unquote_to_bytes(name) == b"key")):
+            return unquote_to_bytes(value).decode("latin-1")
+    return ""
+
+
+def _checksum(body: str) -> str:
+    """CRC32 as six base62 digits, the most significant first."""
+    rest = zlib.crc32(body.encode())
+    digits = ""
+    for _ in range(CHECKSUM):
+        rest, digit = divmod(rest, 62)
+        digits = ALPHABET[digit] + digits
+    return digits
