@@ -10,7 +10,7 @@ from typing import Any
 class Tokens:
     """Tokens by class. prompt includes cached and cache_write; candidates excludes thoughts (Gemini's meaning).
 
-    audio_prompt, image_prompt and audio_output are parts of prompt and candidates, priced on their own when the card says so.
+    audio_prompt, image_prompt, audio_output and image_output are parts of prompt and candidates, priced on their own when the card says so.
     """
 
     prompt: int = 0
@@ -22,6 +22,7 @@ class Tokens:
     audio_prompt: int = 0
     image_prompt: int = 0
     audio_output: int = 0
+    image_output: int = 0
 
     @property
     def total(self) -> int:

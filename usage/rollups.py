@@ -1,0 +1,140 @@
+"""Roll-ups: records added up into UsageBucket rows of 60 and 900 seconds, in UTC.
+
+Records are first added up in Python, so that the database sees each bucket once a batch, in sorted order (two
+processes that upsert the same buckets then wait for each other instead of dead-locking).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from operator import itemgetter
+from typing import Any
+
+from django.db import connection
+
+from lib import json
+from usage import histogram
+from usage.records import AT, Row
+
+WIDTHS = (60, 900)
+AT_ONCE = 100  # buckets in one statement
+
+KEY = ("organization_id", "team_id", "key_id", "model", "deployment_id", "action", "status", "label")
+NAMES = ("organization", "team", "key", "owner", "deployment", "backend")  # of the id beside them; the newest holds
+TOKENS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "tool_use_tokens", "output_tokens", "thoughts_tokens")
+SUMS = ("requests", "streams", "unpriced", "estimated", *TOKENS, "cost_nano", "total_ms", "ttft_ms", "ttft_count")
+HISTOGRAMS = ("ttft_histogram", "total_histogram")
+COLUMNS = ("width", "start", *KEY, *NAMES, *SUMS, *HISTOGRAMS)
+
+_key = itemgetter(*(AT[name] for name in KEY))
+_names = itemgetter(*(AT[name] for name in NAMES))
+_tokens = itemgetter(*(AT[name] for name in TOKENS))
+_parts = itemgetter(*(AT[name] for name in ("started_at", "stream", "flags", "cost_nano", "total_ms", "ttft_ms")))
+
+BucketKey = tuple[Any, ...]  # (width, start in Unix seconds, *KEY)
+
+
+class Bucket:
+    """Sums of one bucket, to be added to what the database has."""
+
+    __slots__ = ("names", "sums", "total", "ttft")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.sums = [0] * len(SUMS)
+        self.ttft = histogram.empty()
+        self.total = histogram.empty()
+
+    def add(self, other: Bucket) -> None:
+        self.names = other.names
+        self.sums = [mine + theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
+        self.ttft = histogram.merge((self.ttft, other.ttft))
+        self.total = histogram.merge((self.total, other.total))
+
+
+def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:
+    """Rows of records (records.COLUMNS) as buckets of every width."""
+    minutes: dict[BucketKey, Bucket] = {}
+    for row in rows:
+        started, stream, flags, cost, total_ms, ttft_ms = _parts(row)
+        second = int(started.timestamp())
+        key = (60, second - second % 60, *_key(row))
+        bucket = minutes.get(key)
+        if bucket is None:
+            bucket = minutes[key] = Bucket(_names(row))
+        prompt, cached, written, tool, output, thoughts = _tokens(row)
+        sums = bucket.sums
+        sums[0] += 1
+        sums[1] += stream
+        sums[2] += cost is None
+        sums[3] += '"estimated"' in flags
+        sums[4] += prompt
+        sums[5] += cached
+        sums[6] += written
+        sums[7] += tool
+        sums[8] += output
+        sums[9] += thoughts
+        sums[10] += cost or 0
+        sums[11] += total_ms
+        bucket.total[histogram.slot(total_ms)] += 1
+        if ttft_ms is not None:
+            sums[12] += ttft_ms
+            sums[13] += 1
+            bucket.ttft[histogram.slot(ttft_ms)] += 1
+    found = dict(minutes)
+    for width in WIDTHS[1:]:
+        for (_, start, *rest), bucket in minutes.items():
+            key = (width, start - start % width, *rest)
+            wide = found.get(key)
+            if wide is None:
+                wide = found[key] = Bucket(bucket.names)
+            wide.add(bucket)
+    return found
+
+
+def upsert(buckets: dict[BucketKey, Bucket]) -> None:
+    """Add the buckets to the table, in sorted order, inside the caller's transaction."""
+    keys = sorted(buckets)
+    with connection.cursor() as cursor:
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            values = [value for key in some for value in _values(key, buckets[key])]
+            cursor.execute(_statement(connection.vendor, len(some)), values)
+
+
+def _values(key: BucketKey, bucket: Bucket) -> tuple[Any, ...]:
+    start: Any = datetime.fromtimestamp(key[1], UTC)
+    if connection.vendor != "postgresql":
+        start = start.replace(tzinfo=None).isoformat(" ")
+    histograms = (json.dumps(bucket.ttft).decode(), json.dumps(bucket.total).decode())
+    return (key[0], start, *key[2:], *bucket.names, *bucket.sums, *histograms)
+
+
+# The sum of two JSON arrays, `{}` standing for the column.
+_ADDED = {
+    "postgresql": (
+        "(SELECT jsonb_agg(COALESCE(a::bigint, 0) + COALESCE(b::bigint, 0) ORDER BY at) FROM ROWS FROM ("
+        'jsonb_array_elements_text(usage_usagebucket."{}"), jsonb_array_elements_text(EXCLUDED."{}"))'
+        " WITH ORDINALITY AS both_of(a, b, at))"
+    ),
+    "sqlite": (
+        "(SELECT json_group_array(value + COALESCE(json_extract(usage_usagebucket.\"{}\", '$[' || key || ']'), 0))"
+        ' FROM json_each(EXCLUDED."{}"))'
+    ),
+}
+
+
+@cache
+def _statement(vendor: str, rows: int) -> str:
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    marks = ", ".join(["(" + ", ".join(["%s"] * len(COLUMNS)) + ")"] * rows)
+    once = ", ".join(f'"{name}"' for name in ("width", "start", *KEY))
+    news = [f'"{name}" = EXCLUDED."{name}"' for name in NAMES]
+    sums = [f'"{name}" = usage_usagebucket."{name}" + EXCLUDED."{name}"' for name in SUMS]
+    merged = [f'"{name}" = {_ADDED[vendor].replace("{}", name)}' for name in HISTOGRAMS]
+    return (
+        f"INSERT INTO usage_usagebucket ({names}) VALUES {marks}"
+        f" ON CONFLICT ({once}) DO UPDATE SET {', '.join([*news, *sums, *merged])}"
+    )
