@@ -20,14 +20,16 @@ A translator module has
     def embed_response(answer: Json, memo: Memo) -> list[list[float]]          optional
     def count_request(body: Json, target: Target) -> Letter                    optional: the vendor's own counter
     def count_response(answer: Json) -> int                                    optional
-    def request_bytes(raw: bytes, body: Json, target: Target) -> Letter        optional: may hand on the client's bytes
-    def response_bytes(raw: bytes, answer: Json, memo: Memo) -> bytes | Json   optional: may hand on the upstream's
+    def embed_usage(answer: Json) -> Json                                      optional: usageMetadata, or {}
+    def request_bytes(raw: bytes, body: Json, target: Target) -> Letter        optional: may hand on the client's bytes;
+                                                                               `body` is `raw` parsed, not normalised
+    def response_bytes(raw: bytes, answer: Json, memo: Memo) -> Json           optional: may hand on the upstream's
 
-`feed` and `finish` may also give `Raw` chunks: those leave as the bytes they hold.
+Any chunk or answer may be `Raw`: that one leaves as the bytes it holds, not as what a codec makes of it.
 
 Private keys begin with "_" and never reach a client or an upstream: `_unknown` (paths of unknown fields) in a
 normalised request; `_cacheWriteTokens` and `_estimated` in usageMetadata, which the door takes out with
-`usage.take_private` (they are not in Raw chunks).
+`usage.take_private` (never in Raw).
 
 `body` is a normalised Gemini request (`wire.normalise`: camelCase field names, lists where lists belong, nulls
 gone, standard base64, upper-case enums); it is never changed, because a retry reads it again.
@@ -103,15 +105,16 @@ class Letter:
     sealed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A chunk that leaves as the upstream's own JSON: one line, without raw line breaks of any kind.
-
-    json: the same, parsed, for whoever reads usage and finish reason in passing. Never written again.
+class Raw(Json):
+    """A chunk (or a whole answer) that leaves as the upstream's own bytes: `data`, JSON on one line, without raw line
+    breaks of any kind. As a dict it is the same JSON parsed, for whoever reads usage and finish reason in passing.
     """
 
-    data: bytes
-    json: Json
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes, parsed: Json) -> None:
+        super().__init__(parsed)
+        self.data = data
 
 
 class StreamTranslator(Protocol):
@@ -119,8 +122,8 @@ class StreamTranslator(Protocol):
     def ended(self) -> bool: ...
 
     def __init__(self, memo: Memo) -> None: ...
-    def feed(self, frame: Frame) -> list[Json | Raw] | list[Json]: ...
-    def finish(self) -> list[Json | Raw] | list[Json]: ...
+    def feed(self, frame: Frame) -> list[Json]: ...
+    def finish(self) -> list[Json]: ...
 
 
 class Translator(Protocol):
