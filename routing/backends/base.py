@@ -106,6 +106,9 @@ class Backend:
                 raise BadOption(f"The option {option.name} is missing.")
             if value and option.choices and value not in option.choices:
                 raise BadOption(f"The option {option.name} must be one of: {', '.join(option.choices)}.")
+        for name, text in endpoint.headers.items():
+            if not _HEADER_NAME.match(name) or not _HEADER_TEXT.match(text):
+                raise BadOption(f"The extra header {name!r} cannot be sent.")
         check_credential(self.credential_fields, endpoint.credential)
 
     def url(self, endpoint: Endpoint, action: Action) -> str:
@@ -119,6 +122,10 @@ class Backend:
         """The last word on the body (a version field, a model that moves into the path). Never changes its input."""
         return payload
 
+    async def authorise(self, endpoint: Endpoint) -> dict[str, str]:
+        """`headers`, for a credential that may have to be exchanged for a token first (tokens.py)."""
+        return self.headers(endpoint)
+
     async def prepare(self, endpoint: Endpoint, payload: dict[str, Any] | bytes, action: Action) -> UpstreamRequest:
         """The request as it will be sent. `payload` as bytes goes out unchanged.
 
@@ -129,9 +136,10 @@ class Backend:
             url=self.url(endpoint, action),
             headers={
                 "content-type": "application/json",
+                "accept": "text/event-stream" if action == "stream" else "application/json",
                 "accept-encoding": "identity",
                 **endpoint.headers,
-                **self.headers(endpoint),
+                **await self.authorise(endpoint),
             },
             body=body,
         )
@@ -142,6 +150,8 @@ def segment(text: str) -> str:
     return quote(text, safe="-._~")
 
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z", re.IGNORECASE)
+_HEADER_TEXT = re.compile(r"[\x20-\x7e\t]*\Z")
 _VERSION = re.compile(r"/v\d+(alpha|beta)?\d*\Z")
 
 
