@@ -236,10 +236,7 @@ _ENUM_TYPES = ("text/x.enum",)
 def answer_format(config: Json) -> AnswerFormat:
     """The format that a generationConfig asks for."""
     mime = config.get("responseMimeType", "")
-    given = config.get("responseJsonSchema")
-    schema = clean(given) if isinstance(given, dict) else None
-    if schema is None and config.get("responseSchema"):
-        schema = to_json_schema(config["responseSchema"])
+    schema = _given_schema(config)
     if schema is None and mime != "application/json":
         return _PROSE
     mode = "enum" if mime in _ENUM_TYPES else "json"
@@ -250,6 +247,25 @@ def answer_format(config: Json) -> AnswerFormat:
     if mode == "json" and schema.get("type") == "object" and "anyOf" not in schema:
         return AnswerFormat(mode, schema)
     return AnswerFormat(mode, wrap(schema), mode)
+
+
+def in_words(config: Json) -> str:
+    """The format that a generationConfig asks for as an instruction, for models that no schema can bind."""
+    schema = _given_schema(config)
+    if not schema:
+        return "Answer with one JSON value and nothing else."
+    values = schema.get("enum")
+    if config.get("responseMimeType") in _ENUM_TYPES and isinstance(values, list):
+        return f"Answer with exactly one of these values and nothing else: {', '.join(_text(each) for each in values)}"
+    told = json.dumps(schema).decode()
+    return f"Answer with one JSON value and nothing else. It must be valid against this JSON Schema:\n{told}"
+
+
+def _given_schema(config: Json) -> Json | None:
+    given = config.get("responseJsonSchema")
+    if isinstance(given, dict):
+        return clean(given)
+    return to_json_schema(config["responseSchema"]) if config.get("responseSchema") else None
 
 
 def wrap(schema: Json) -> Json:
