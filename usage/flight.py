@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from asyncio import CancelledError
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import fields, is_dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -27,6 +27,8 @@ from lib.ids import uuid7
 from routing.catalog import DeploymentEntry
 from usage import prices, spool
 from usage.event import AttemptNote, Tokens, UsageEvent
+
+Record = dict[str, Any]  # the fields of UsageEvent
 
 NO_TOKENS = Tokens()
 BYTES_PER_TOKEN = 4
@@ -80,7 +82,7 @@ class Flight:
     __slots__ = (
         "_action", "_address", "_ask", "_call_id", "_client", "_deployment", "_dropped", "_flags", "_hold", "_key", "_label",
         "_limiter", "_model", "_notes", "_notes_before", "_prompt", "_requested", "_saw", "_since", "_started_ms", "_stream", "_text",
-        "_tick", "_ttft_ms", "event",
+        "_tick", "_ttft_ms", "record",
     )  # fmt: skip
 
     def __init__(
@@ -122,7 +124,7 @@ class Flight:
         self._text = 0
         self._since = 0
         self._ttft_ms: int | None = None
-        self.event: UsageEvent | None = None  # set by finish
+        self.record: Record | None = None  # the fields of UsageEvent, set by finish
         _flights[self._call_id] = self
 
     @property
@@ -130,8 +132,11 @@ class Flight:
         return self._call_id
 
     @property
-    def finished(self) -> bool:
-        return self.event is not None
+    def event(self) -> UsageEvent | None:
+        """The event of an ended call, None while it runs."""
+        if self.record is None:
+            return None
+        return UsageEvent(**self.record | {"attempts": tuple([_copied(note) for note in self._notes])})
 
     @property
     def notes(self) -> Sequence[Any]:
@@ -182,7 +187,7 @@ class Flight:
         if first:
             # As the call will be charged if nobody ever finishes it.
             tokens, cost = self._as_held()
-            event = self._event(
+            record = self._record(
                 500,
                 "INTERNAL",
                 "The gateway stopped before this call ended.",
@@ -192,7 +197,7 @@ class Flight:
                 ("estimated", "orphaned"),
             )
             try:
-                spool.current().append(spool.STARTED, encode(event))
+                spool.current().append(spool.STARTED, encode(record))
             except spool.SpoolFull:
                 self._deployment = None  # nothing was sent, and nothing is known of it
                 raise
@@ -222,13 +227,13 @@ class Flight:
 
         flags: "cancelled" when the client left, "cut" when the answer broke off.
         """
-        if self.event is not None:
+        if self.record is not None:
             return
         tokens, cost, more = self._charge(status, flags)
-        self.event = self._event(http_status, status, error, finish_reason, tokens, cost, (*flags, *more))
+        self.record = self._record(http_status, status, error, finish_reason, tokens, cost, (*flags, *more))
         _flights.pop(self._call_id, None)
         try:
-            spool.current().keep(spool.FINISHED, encode(self.event))
+            spool.current().keep(spool.FINISHED, encode(self.record))
         finally:
             self._settle(status, tokens, cost)
 
@@ -246,7 +251,7 @@ class Flight:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.event is not None:
+        if self.record is not None:
             return
         if kind is not None and issubclass(kind, (CancelledError, GeneratorExit)):
             self.left()
@@ -320,7 +325,7 @@ class Flight:
     def _elapsed(self) -> int:
         return round((time.monotonic() - self._tick) * 1000)
 
-    def _event(
+    def _record(
         self,
         http_status: int,
         status: str,
@@ -329,51 +334,54 @@ class Flight:
         tokens: Tokens,
         cost: int | None,
         flags: tuple[str, ...],
-    ) -> UsageEvent:
+    ) -> Record:
+        """The fields of UsageEvent. A plain dict: building the frozen dataclass would cost three times as much."""
         key, deployment, hold, ask = self._key, self._deployment, self._hold, self._ask
-        card = self._card()
         if hold is not None and hold.degraded:
             flags = (*flags, "degraded")
-        return UsageEvent(
-            call_id=self._call_id,
-            started_ms=self._started_ms,
-            organization_id=key.organization_id,
-            organization=key.organization,
-            key_id=key.key_id,
-            key=key.key_name,
-            action=self._action,
-            model=self._model,
-            team_id=key.team_id or "",
-            team=key.team or "",
-            owner=key.owner or "",
-            requested_model=self._requested,
-            stream=self._stream,
-            deployment_id=deployment.id if deployment else "",
-            deployment=deployment.name if deployment else "",
-            connection=deployment.connection if deployment else "",
-            backend=deployment.kind if deployment else "",
-            upstream_model=deployment.upstream_model if deployment else "",
-            http_status=http_status,
-            status=status,
-            error=error[:MAX_ERROR],
-            finish_reason=finish_reason,
-            tokens=tokens,
-            cost_nano=cost,
-            price_version=card.version if card else "",
-            ttft_ms=self._ttft_ms,
-            total_ms=self._elapsed(),
-            attempts=tuple([_copied(note) for note in self._notes]),
-            dropped=self._dropped,
-            client=self._client,
-            address=self._address,
-            label=self._label,
-            tags=key.tags,
-            flags=(*self._flags, *flags),
-            held_nano=ask.spend if ask else 0,
-            held_tokens=ask.tokens if ask else 0,
-            time_zone=key.time_zone,
-            limit_ids=tuple([rule.id for rule in hold.rules]) if hold else (),
-        )
+        record: Record = {
+            "call_id": self._call_id,  # first: the ledger finds it there without parsing
+            "started_ms": self._started_ms,
+            "organization_id": key.organization_id,
+            "organization": key.organization,
+            "key_id": key.key_id,
+            "key": key.key_name,
+            "action": self._action,
+            "model": self._model,
+            "team_id": key.team_id or "",
+            "team": key.team or "",
+            "owner": key.owner or "",
+            "requested_model": self._requested,
+            "stream": self._stream,
+            "http_status": http_status,
+            "status": status,
+            "error": error[:MAX_ERROR],
+            "finish_reason": finish_reason,
+            "tokens": tokens,
+            "cost_nano": cost,
+            "ttft_ms": self._ttft_ms,
+            "total_ms": self._elapsed(),
+            "attempts": tuple(self._notes),
+            "client": self._client,
+            "address": self._address,
+            "label": self._label,
+            "tags": key.tags,
+            "flags": (*self._flags, *flags),
+            "held_nano": ask.spend if ask else 0,
+            "held_tokens": ask.tokens if ask else 0,
+            "time_zone": key.time_zone,
+            "limit_ids": tuple([rule.id for rule in hold.rules]) if hold else (),
+        }
+        if deployment is not None:
+            card = prices.card(deployment)
+            record["deployment_id"] = deployment.id
+            record["deployment"] = deployment.name
+            record["connection"] = deployment.connection
+            record["backend"] = deployment.kind
+            record["upstream_model"] = deployment.upstream_model
+            record["dropped"] = self._dropped
+            record["price_version"] = card.version if card else ""
+        return record
 
 
 def _copied(note: Any) -> AttemptNote:
@@ -384,20 +392,12 @@ def _copied(note: Any) -> AttemptNote:
     )  # fmt: skip
 
 
-def encode(event: UsageEvent) -> bytes:
-    """The payload of a spool line. Never raises: text that is not proper Unicode is mended."""
+def encode(event: Record | UsageEvent) -> bytes:
+    """The payload of a spool line; `call_id` comes first. Never raises: text that is not proper Unicode is mended."""
     try:
         return json.dumps(event)
     except TypeError:
-        return json.dumps(_mended(_plain(event)))
-
-
-def _plain(event: UsageEvent) -> dict[str, Any]:
-    names = UsageEvent.__slots__
-    return {name: getattr(event, name) for name in names} | {
-        "tokens": dict(zip(Tokens.__slots__, astuple(event.tokens), strict=True)),
-        "attempts": [dict(zip(AttemptNote.__slots__, astuple(note), strict=True)) for note in event.attempts],
-    }
+        return json.dumps(_mended(event))
 
 
 def _mended(value: Any) -> Any:
@@ -405,12 +405,14 @@ def _mended(value: Any) -> Any:
         case str():
             return value.encode("utf-8", "replace").decode()
         case dict():
-            return {str(name): _mended(inner) for name, inner in value.items()}
+            return {_mended(name): _mended(inner) for name, inner in value.items()}
         case list() | tuple():
             return [_mended(inner) for inner in value]
-        case None | bool() | float():
+        case int() if not -(2**63) <= value < 2**64:
+            return 2**63 - 1
+        case None | bool() | int() | float():
             return value
-        case int():
-            return max(min(value, 2**63 - 1), -(2**63))
+        case _ if is_dataclass(value):
+            return {each.name: _mended(getattr(value, each.name)) for each in fields(value)}
         case _:
             return str(value)

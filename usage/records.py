@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import itemgetter, le
 from typing import Any
 
 from django.db import connection
@@ -15,141 +16,85 @@ from lib.ids import uuid7_ms
 Row = tuple[Any, ...]
 Json = dict[str, Any]
 
-_MAX_BIGINT = 2**63 - 1
-_MAX_INT = 2**31 - 1
-_EMPTY = "[]"
+_BIGINT, _INT, _SMALLINT = 2**63 - 1, 2**31 - 1, 2**15 - 1
+
+# Column: the most characters it takes. A longer text is cut.
+TEXTS = {
+    "organization_id": 40, "organization": 100, "team_id": 40, "team": 100, "key_id": 40, "key": 100, "owner": 254,
+    "action": 30, "requested_model": 200, "model": 200, "deployment_id": 40, "deployment": 320, "connection": 100,
+    "backend": 40, "upstream_model": 200, "status": 24, "error": 4_000, "finish_reason": 40, "price_version": 80,
+    "client": 200, "address": 45, "label": 100,
+}  # fmt: skip
+# Column: its highest number.
+COUNTS = {"http_status": _SMALLINT, "total_ms": _INT}
+MAYBE = {"cost_nano": _BIGINT, "ttft_ms": _INT}
+# Column: its name in usage.event.Tokens.
+TOKENS = {
+    "prompt_tokens": "prompt", "cached_tokens": "cached", "cache_write_tokens": "cache_write",
+    "tool_use_tokens": "tool_use", "output_tokens": "candidates", "thoughts_tokens": "thoughts",
+    "audio_prompt_tokens": "audio_prompt", "image_prompt_tokens": "image_prompt", "audio_output_tokens": "audio_output",
+}  # fmt: skip
+LISTS = ("attempts", "dropped", "tags", "flags", "limit_ids")
+COLUMNS = ("id", "started_at", "stream", *MAYBE, *COUNTS, *TOKENS, *TEXTS, *LISTS)
+AT = {name: index for index, name in enumerate(COLUMNS)}
+
+_ABSENT: Json = {"stream": False, **dict.fromkeys(MAYBE), **dict.fromkeys(COUNTS, 0), **dict.fromkeys(TEXTS, "")}
+_ABSENT |= dict.fromkeys(LISTS, ())
+_NO_TOKENS = dict.fromkeys(TOKENS.values(), 0)
+_texts, _text_limits = itemgetter(*TEXTS), tuple(TEXTS.values())
+_counts, _count_limits = itemgetter(*COUNTS), tuple(COUNTS.values())
+_maybe, _maybe_limits = itemgetter(*MAYBE), tuple(MAYBE.values())
+_lists = itemgetter(*LISTS)
+_tokens = itemgetter(*TOKENS.values())
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
 
 class Unfit(ValueError):
     """An event that no row can be made of."""
 
 
-def _text(name: str, limit: int) -> Callable[[Json], str]:
-    """A text cut to its column, without NUL (PostgreSQL takes none)."""
-
-    def read(event: Json) -> str:
-        value = event.get(name) or ""
-        if not isinstance(value, str):
-            raise Unfit(f"{name} is not text")
-        if "\0" in value:
-            value = value.replace("\0", "")
-        return value if len(value) <= limit else value[:limit]
-
-    return read
-
-
-def _count(name: str, limit: int = _MAX_BIGINT) -> Callable[[Json], int]:
-    def read(event: Json) -> int:
-        return _whole(event.get(name) or 0, name, limit)
-
-    return read
-
-
-def _maybe(name: str, limit: int) -> Callable[[Json], int | None]:
-    def read(event: Json) -> int | None:
-        value = event.get(name)
-        return None if value is None else _whole(value, name, limit)
-
-    return read
-
-
-def _token(name: str) -> Callable[[Json], int]:
-    def read(event: Json) -> int:
-        return _whole(event["tokens"].get(name) or 0, name, _MAX_BIGINT)
-
-    return read
-
-
-def _whole(value: Any, name: str, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise Unfit(f"{name} is not a whole number between 0 and {limit}")
-    return value
-
-
-def _list(name: str) -> Callable[[Json], str]:
-    """A list as JSON text; PostgreSQL's jsonb takes no NUL either."""
-
-    def read(event: Json) -> str:
-        value = event.get(name)
-        if not value:
-            return _EMPTY
-        if not isinstance(value, list):
-            raise Unfit(f"{name} is not a list")
-        return json.dumps(value).decode().replace("\\u0000", "")
-
-    return read
-
-
-def _stream(event: Json) -> bool:
-    return bool(event.get("stream"))
-
-
-def _started(event: Json) -> datetime:
-    return datetime.fromtimestamp(event["started_ms"] / 1000, UTC)
-
-
-def _id(event: Json) -> uuid.UUID:
-    return uuid.UUID(event["call_id"])
-
-
-COLUMNS: dict[str, Callable[[Json], Any]] = {
-    "id": _id,
-    "started_at": _started,
-    "organization_id": _text("organization_id", 40),
-    "organization": _text("organization", 100),
-    "team_id": _text("team_id", 40),
-    "team": _text("team", 100),
-    "key_id": _text("key_id", 40),
-    "key": _text("key", 100),
-    "owner": _text("owner", 254),
-    "action": _text("action", 30),
-    "stream": _stream,
-    "requested_model": _text("requested_model", 200),
-    "model": _text("model", 200),
-    "deployment_id": _text("deployment_id", 40),
-    "deployment": _text("deployment", 320),
-    "connection": _text("connection", 100),
-    "backend": _text("backend", 40),
-    "upstream_model": _text("upstream_model", 200),
-    "http_status": _count("http_status", 32_767),
-    "status": _text("status", 24),
-    "error": _text("error", 4_000),
-    "finish_reason": _text("finish_reason", 40),
-    "prompt_tokens": _token("prompt"),
-    "cached_tokens": _token("cached"),
-    "cache_write_tokens": _token("cache_write"),
-    "tool_use_tokens": _token("tool_use"),
-    "output_tokens": _token("candidates"),
-    "thoughts_tokens": _token("thoughts"),
-    "audio_prompt_tokens": _token("audio_prompt"),
-    "image_prompt_tokens": _token("image_prompt"),
-    "audio_output_tokens": _token("audio_output"),
-    "cost_nano": _maybe("cost_nano", _MAX_BIGINT),
-    "price_version": _text("price_version", 80),
-    "ttft_ms": _maybe("ttft_ms", _MAX_INT),
-    "total_ms": _count("total_ms", _MAX_INT),
-    "attempts": _list("attempts"),
-    "dropped": _list("dropped"),
-    "client": _text("client", 200),
-    "address": _text("address", 45),
-    "label": _text("label", 100),
-    "tags": _list("tags"),
-    "flags": _list("flags"),
-    "limit_ids": _list("limit_ids"),
-}
-AT = {name: index for index, name in enumerate(COLUMNS)}
-_READERS = tuple(COLUMNS.values())
-_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
-
-
 def row(event: Json) -> Row:
-    """The values of COLUMNS, in their order. Raises Unfit."""
+    """The values of COLUMNS, in their order. Raises Unfit.
+
+    Too long a text is cut and loses its NULs (PostgreSQL takes none); a number out of range is an error.
+    """
     try:
-        return tuple([read(event) for read in _READERS])
+        given = _ABSENT | event
+        numbers = (*_counts(given), *_tokens(_NO_TOKENS | given["tokens"]))
+        maybe = _maybe(given)
+        _check(numbers, _count_limits + (_BIGINT,) * len(TOKENS))
+        _check([value or 0 for value in maybe], _maybe_limits)
+        return (
+            uuid.UUID(given["call_id"]),
+            datetime.fromtimestamp(given["started_ms"] / 1000, UTC),
+            bool(given["stream"]),
+            *maybe,
+            *numbers,
+            *_fitting(_texts(given)),
+            *[_listed(value) if value else "[]" for value in _lists(given)],
+        )
     except (KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise Unfit(f"{type(error).__name__}: {error}") from error
     except ValueError as error:
         raise error if isinstance(error, Unfit) else Unfit(str(error)) from error
+
+
+def _check(numbers: Sequence[Any], limits: Sequence[int]) -> None:
+    if {*map(type, numbers)} != {int} or min(numbers) < 0 or not all(map(le, numbers, limits)):
+        raise Unfit(f"Not whole numbers in range: {numbers}")
+
+
+def _fitting(texts: tuple[str, ...]) -> Sequence[str]:
+    if "\0" not in "".join(texts) and all(map(le, map(len, texts), _text_limits)):
+        return texts
+    return [text.replace("\0", "")[:limit] for text, limit in zip(texts, _text_limits, strict=True)]
+
+
+def _listed(value: Any) -> str:
+    """A list as JSON text; PostgreSQL's jsonb takes no NUL either."""
+    if not isinstance(value, list):
+        raise Unfit(f"Not a list: {value!r}")
+    return json.dumps(value).decode().replace("\\u0000", "")
 
 
 def call_ms(given: Row) -> int:
@@ -160,7 +105,7 @@ def call_ms(given: Row) -> int:
 def insert_new(rows: Sequence[Row]) -> list[Row]:
     """Insert the rows whose call is not there yet, and return those. Ids within `rows` are distinct.
 
-    Runs inside the caller's transaction.
+    Once in a transaction, the caller's.
     """
     return _insert_postgresql(rows) if connection.vendor == "postgresql" else _insert_sqlite(rows)
 
@@ -171,7 +116,7 @@ def _insert_postgresql(rows: Sequence[Row]) -> list[Row]:
         cursor.execute(
             "CREATE TEMPORARY TABLE IF NOT EXISTS usage_batch (LIKE usage_requestrecord INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
         )
-        with cursor.copy(f"COPY usage_batch ({_NAMES}) FROM STDIN") as copy:
+        with connection.wrap_database_errors, cursor.copy(f"COPY usage_batch ({_NAMES}) FROM STDIN") as copy:
             for each in rows:
                 copy.write_row(each)
         cursor.execute(

@@ -19,7 +19,6 @@ from usage import histogram
 from usage.records import AT, Row
 
 WIDTHS = (60, 900)
-AT_ONCE = 100  # buckets in one statement
 
 KEY = ("organization_id", "team_id", "key_id", "model", "deployment_id", "action", "status", "label")
 NAMES = ("organization", "team", "key", "owner", "deployment", "backend")  # of the id beside them; the newest holds
@@ -27,6 +26,8 @@ TOKENS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "tool_use_toke
 SUMS = ("requests", "streams", "unpriced", "estimated", *TOKENS, "cost_nano", "total_ms", "ttft_ms", "ttft_count")
 HISTOGRAMS = ("ttft_histogram", "total_histogram")
 COLUMNS = ("width", "start", *KEY, *NAMES, *SUMS, *HISTOGRAMS)
+_ONCE = ", ".join(f'"{name}"' for name in ("width", "start", *KEY))
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
 _key = itemgetter(*(AT[name] for name in KEY))
 _names = itemgetter(*(AT[name] for name in NAMES))
@@ -95,13 +96,20 @@ def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:
 
 
 def upsert(buckets: dict[BucketKey, Bucket]) -> None:
-    """Add the buckets to the table, in sorted order, inside the caller's transaction."""
-    keys = sorted(buckets)
+    """Add the buckets to the table, once in a transaction, inside the caller's."""
+    values = [_values(key, bucket) for key, bucket in buckets.items()]
     with connection.cursor() as cursor:
-        for start in range(0, len(keys), AT_ONCE):
-            some = keys[start : start + AT_ONCE]
-            values = [value for key in some for value in _values(key, buckets[key])]
-            cursor.execute(_statement(connection.vendor, len(some)), values)
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS usage_bucket_batch ON COMMIT DELETE ROWS"
+                f" AS SELECT {_NAMES} FROM usage_usagebucket WITH NO DATA"
+            )
+            with connection.wrap_database_errors, cursor.copy(f"COPY usage_bucket_batch ({_NAMES}) FROM STDIN") as copy:
+                for each in values:
+                    copy.write_row(each)
+            cursor.execute(_statement("postgresql", f"SELECT {_NAMES} FROM usage_bucket_batch ORDER BY {_ONCE}"))
+        else:
+            cursor.executemany(_statement("sqlite", f"VALUES ({', '.join(['%s'] * len(COLUMNS))})"), values)
 
 
 def _values(key: BucketKey, bucket: Bucket) -> tuple[Any, ...]:
@@ -127,14 +135,11 @@ _ADDED = {
 
 
 @cache
-def _statement(vendor: str, rows: int) -> str:
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
-    marks = ", ".join(["(" + ", ".join(["%s"] * len(COLUMNS)) + ")"] * rows)
-    once = ", ".join(f'"{name}"' for name in ("width", "start", *KEY))
+def _statement(vendor: str, source: str) -> str:
     news = [f'"{name}" = EXCLUDED."{name}"' for name in NAMES]
     sums = [f'"{name}" = usage_usagebucket."{name}" + EXCLUDED."{name}"' for name in SUMS]
     merged = [f'"{name}" = {_ADDED[vendor].replace("{}", name)}' for name in HISTOGRAMS]
     return (
-        f"INSERT INTO usage_usagebucket ({names}) VALUES {marks}"
-        f" ON CONFLICT ({once}) DO UPDATE SET {', '.join([*news, *sums, *merged])}"
+        f"INSERT INTO usage_usagebucket ({_NAMES}) {source}"
+        f" ON CONFLICT ({_ONCE}) DO UPDATE SET {', '.join([*news, *sums, *merged])}"
     )

@@ -17,7 +17,7 @@ from usage.ledger import Drain
 from usage.models import QuarantinedEvent, RequestRecord, UsageBucket
 from usage.spool import FINISHED, STARTED, Spool
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
