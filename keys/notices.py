@@ -9,11 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from django.db import close_old_connections, transaction
+from django.db import transaction
 from django.db.models import F
 
 from keys.models import ChangeVersion
 from lib import bus
+from lib.database import own_connection
 
 AUDIT: Final = "audit"  # no topic: its row remembers the head of the audit chain
 ROWS: Final = (AUDIT, "catalog", "keys")
@@ -45,8 +46,5 @@ def announce(topic: str, subject: str = "") -> None:
 
 def versions() -> dict[str, int]:
     """The version of every topic: what the bus polls, from a thread of its own. Returns its connection."""
-    close_old_connections()
-    try:
+    with own_connection():
         return dict(ChangeVersion.objects.exclude(topic=AUDIT).values_list("topic", "version"))
-    finally:
-        close_old_connections()

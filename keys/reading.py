@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import ip_network
 from typing import Any, Final, Literal, cast
 
-from django.db import close_old_connections, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from keys.context import KeyContext, LimitRule, Metric, Network, Period, Problem
 from keys.models import KeySecret, Limit, Organization, VirtualKey
+from lib.database import own_connection
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,6 @@ Subject = Literal["key", "team", "organization"]
 
 NANO: Final = Decimal(1_000_000_000)  # nano-dollars in a dollar
 BATCH: Final = 500  # rows in one update
-
-
-@contextmanager
-def own_connection() -> Iterator[None]:
-    """A thread outside of requests: nobody else closes its connection, or gives it back to the pool."""
-    close_old_connections()
-    try:
-        yield
-    finally:
-        close_old_connections()
 
 
 def load(fingerprints: Sequence[str]) -> dict[str, KeyContext | Problem]:
