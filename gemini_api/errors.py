@@ -34,11 +34,16 @@ class GeminiError(Exception):
     status: ClassVar[str] = "INTERNAL"
 
     def __init__(
-        self, message: str = "An internal error has occurred.", *, details: Iterable[Json] = (), retry_after: float | None = None
+        self,
+        message: str = "An internal error has occurred.",
+        *,
+        details: Iterable[Json] = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.details = list(details)
         self.retry_after = retry_after
+        self.answer_headers: dict[str, str] = {}  # of the call it ended: request id, limits
         if retry_after is not None:
             self.details.append(retry_info(retry_after))
 
@@ -51,8 +56,8 @@ class GeminiError(Exception):
 
     def headers(self) -> dict[str, str]:
         if self.retry_after is None:
-            return {}
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+            return self.answer_headers
+        return {**self.answer_headers, "Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
 class InvalidArgument(GeminiError):

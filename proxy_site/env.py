@@ -62,7 +62,6 @@ class Env(BaseSettings):
     max_connections: int = Field(4096, validation_alias="GATEHOUSE_MAX_CONNECTIONS")
     max_calls: int = Field(2048, validation_alias="GATEHOUSE_MAX_CALLS")
     drain_timeout: float = Field(30.0, validation_alias="GATEHOUSE_DRAIN_TIMEOUT")
-    stream_keepalive: float = Field(0.0, validation_alias="GATEHOUSE_STREAM_KEEPALIVE")
 
     # How long we wait for upstreams (seconds)
     upstream_connect_timeout: float = Field(3.0, validation_alias="GATEHOUSE_UPSTREAM_CONNECT_TIMEOUT")
@@ -120,3 +119,8 @@ def given(name: str) -> str | None:
     if path := os.environ.get(f"{name}_FILE"):
         return Path(path).read_text().strip()
     return os.environ.get(name)
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, for a child that shall have the same one."""
+    return dict(os.environ)

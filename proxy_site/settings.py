@@ -8,6 +8,7 @@ from typing import Any
 import dj_database_url
 
 from proxy_site import env as environment
+from proxy_site.console.navigation import UNFOLD as UNFOLD
 
 ENV = environment.read()
 BASE_DIR = environment.BASE_DIR
@@ -21,7 +22,7 @@ GATEHOUSE_ENCRYPTION_KEYS = ENV.encryption_keys
 
 # The gateway's own settings are ENV.<name>; rooms to the right get them handed in at start.
 GATEHOUSE = ENV
-PUBLIC_URL = ENV.public_url or f"http://{'127.0.0.1' if ENV.host == '0.0.0.0' else ENV.host}:{ENV.port}"  # noqa: S104 - compared, not bound
+PUBLIC_URL = ENV.public_url or f"http://{'127.0.0.1' if ENV.host == '0.0.0.0' else ENV.host}:{ENV.port}"
 
 DEBUG = ENV.debug
 ALLOWED_HOSTS = [host.strip() for host in ENV.allowed_hosts.split(",") if host.strip()]
@@ -30,10 +31,10 @@ if ENV.public_url.startswith("https://") and not CSRF_TRUSTED_ORIGINS:
     CSRF_TRUSTED_ORIGINS = ["/".join(ENV.public_url.split("/")[:3])]
 
 INSTALLED_APPS = [
-    "unfold",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
     "unfold.contrib.forms",
-    "django.contrib.admin",
+    "proxy_site.console.apps.ConsoleConfig",  # django.contrib.admin, with our own site
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -161,11 +162,3 @@ WHITENOISE_AUTOREFRESH = DEBUG
 DATA_UPLOAD_MAX_MEMORY_SIZE = ENV.max_body
 
 LOGGING_CONFIG = None  # lib/log.py sets up structlog; see proxy_site/apps.py
-
-UNFOLD: dict[str, Any] = {
-    "SITE_TITLE": "Gatehouse",
-    "SITE_HEADER": "Gatehouse",
-    "SITE_URL": None,
-    "SHOW_HISTORY": False,
-    "SHOW_VIEW_ON_SITE": False,
-}

@@ -1,0 +1,79 @@
+"""What an answer tells the ledger while it passes: tokens, finish reason, and how much of it there was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib import json
+from usage.event import Tokens
+
+Json = dict[str, Any]
+CACHE_WRITE = "_cacheWriteTokens"  # a translator's private word beside usageMetadata's own; never leaves
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read so far. last: payloads that leave after the call was recorded."""
+
+    tokens: Tokens | None = None
+    finish_reason: str = ""
+    last: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer as it will leave: JSON bytes."""
+
+    payload: bytes
+    reading: Reading
+
+
+def read(chunk: Json, reading: Reading) -> int:
+    """Note usage and finish reason of a chunk; returns the UTF-8 bytes of text, thoughts and calls in it."""
+    if usage := chunk.get("usageMetadata"):
+        reading.tokens = tokens(usage)
+    size = 0
+    for candidate in chunk.get("candidates", ()):
+        if reason := candidate.get("finishReason"):
+            reading.finish_reason = reason
+        for part in candidate.get("content", {}).get("parts", ()):
+            if text := part.get("text"):
+                size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            elif call := part.get("functionCall"):
+                size += len(json.dumps(call))
+    if not reading.finish_reason and (blocked := chunk.get("promptFeedback", {}).get("blockReason")):
+        reading.finish_reason = f"BLOCKED_{blocked}"
+    return size
+
+
+def payload(chunk: Json) -> bytes:
+    """A chunk as one line of JSON, without what is only ours."""
+    usage = chunk.get("usageMetadata")
+    if usage and CACHE_WRITE in usage:
+        chunk = {**chunk, "usageMetadata": {name: value for name, value in usage.items() if name != CACHE_WRITE}}
+    return json.dumps_line(chunk)
+
+
+def tokens(usage: Json) -> Tokens:
+    """Gemini's usageMetadata as the ledger counts. Nonsense (negative, not a number) counts as nothing."""
+    by_modality = {
+        (name, each.get("modality")): whole(each.get("tokenCount"))
+        for name in ("promptTokensDetails", "candidatesTokensDetails")
+        for each in usage.get(name) or ()
+    }
+    return Tokens(
+        prompt=whole(usage.get("promptTokenCount")),
+        cached=whole(usage.get("cachedContentTokenCount")),
+        cache_write=whole(usage.get(CACHE_WRITE)),
+        tool_use=whole(usage.get("toolUsePromptTokenCount")),
+        candidates=whole(usage.get("candidatesTokenCount")),
+        thoughts=whole(usage.get("thoughtsTokenCount")),
+        audio_prompt=by_modality.get(("promptTokensDetails", "AUDIO"), 0),
+        image_prompt=by_modality.get(("promptTokensDetails", "IMAGE"), 0),
+        audio_output=by_modality.get(("candidatesTokensDetails", "AUDIO"), 0),
+    )
+
+
+def whole(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) and 0 < value < 10**12 else 0

@@ -1,0 +1,41 @@
+"""The NinjaAPI: routes of the Gemini API, and every failure in Google's shape."""
+
+from __future__ import annotations
+
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import HttpError, ValidationError
+
+from gemini_api import views
+from gemini_api.errors import GeminiError, InvalidArgument, NotFound
+from gemini_api.output import error_response
+from gemini_api.told import told
+
+api = NinjaAPI(title="Gemini API", version="v1beta", urls_namespace="gemini", docs_url=None, openapi_url=None)
+
+api.add_router("", views.router())
+
+
+def answer(request: HttpRequest, trouble: Exception) -> HttpResponse:
+    return error_response(told(trouble))
+
+
+def not_valid(request: HttpRequest, trouble: Exception) -> HttpResponse:
+    return error_response(InvalidArgument(str(trouble)))
+
+
+def http_error(request: HttpRequest, trouble: HttpError) -> HttpResponse:
+    return error_response(
+        InvalidArgument(trouble.message) if trouble.status_code == 400 else GeminiError(trouble.message)
+    )
+
+
+def not_found(request: HttpRequest, trouble: Exception) -> HttpResponse:
+    return error_response(NotFound(f"The requested URL {request.path} was not found on this server."))
+
+
+api.add_exception_handler(Exception, answer)
+api.add_exception_handler(GeminiError, answer)
+api.add_exception_handler(ValidationError, not_valid)
+api.add_exception_handler(HttpError, http_error)
+api.add_exception_handler(Http404, not_found)

@@ -1,0 +1,139 @@
+"""The way of one call, top to bottom. Whatever ends it leaves through `closing`: one event, one settlement.
+
+Unary and streamed calls go the same way; a stream only differs in that its answer arrives in pieces, and that after
+the first piece has left there is no second try and no HTTP status any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from django.http import HttpResponse
+
+from gemini_api import admission, exchange
+from gemini_api.answers import Reading
+from gemini_api.call import Call
+from gemini_api.output import ARRAY, EVENTS, Framing, StreamedAnswer, json_response
+from gemini_api.permission import named, permitted
+from gemini_api.question import read_question
+from gemini_api.told import told
+from keys import limits
+from routing import router
+from usage import flight as flights
+from usage.flight import Flight
+
+
+async def generate(call: Call) -> HttpResponse:
+    flight = opened(call)
+    with closing(flight):
+        question = await read_question(call, permitted(call))
+        await admission.admit(question, flight)
+        for attempt in router.attempts(question.model, question.hints):
+            if attempt.delay:
+                await asyncio.sleep(attempt.delay)
+            with attempt as deployment:
+                answer = await exchange.ask(question, deployment, flight, attempt)
+                finished(flight, answer.reading)
+                return json_response(answer.payload, headers=headers(flight))
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def stream(call: Call) -> HttpResponse:
+    """Waits for the first chunk: until it is there, a failure can still be an HTTP status."""
+    flight = opened(call)
+    framing = EVENTS if call.sse else ARRAY
+    chunks = answer_in_pieces(call, flight, framing)
+    first = await anext(chunks)
+    return StreamedAnswer(
+        resumed(first, chunks), content_type=framing.content_type, left=flight.left, headers=headers(flight)
+    )
+
+
+async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> AsyncIterator[bytes]:
+    heard = False
+    try:
+        with closing(flight):
+            question = await read_question(call, permitted(call))
+            await admission.admit(question, flight)
+            for attempt in router.attempts(question.model, question.hints):
+                if attempt.delay:
+                    await asyncio.sleep(attempt.delay)
+                with attempt as deployment:
+                    reading = Reading()
+                    async with exchange.listen(question, deployment, flight, attempt, reading) as pieces:
+                        async for payload in pieces:
+                            attempt.commit()  # the client hears it now: no second try
+                            yield framing.chunk(payload, first=not heard)
+                            heard = True
+                    finished(flight, reading)
+                    for payload in reading.last:
+                        yield framing.chunk(payload, first=not heard)
+                        heard = True
+                    yield framing.end(first=not heard)
+                    return
+    except Exception as trouble:
+        if not heard:
+            raise
+        for piece in framing.error(told(trouble), first=False):
+            yield piece
+
+
+async def resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+# The ends of a call
+
+
+def opened(call: Call) -> Flight:
+    model = named(call)
+    return flights.open(
+        call.key,
+        action=call.action,
+        model=model.name if model else call.requested,
+        requested_model=call.requested,
+        stream=call.stream,
+        limiter=limits.current(),
+        notes=[],
+        client=call.client,
+        address=call.address,
+        label=call.label,
+        flags=("playground",) if call.playground else (),
+    )
+
+
+@contextmanager
+def closing(flight: Flight) -> Iterator[None]:
+    """Every way out of a call: a failure is told in Google's words and recorded as it was told."""
+    with flight:
+        try:
+            yield
+        except Exception as trouble:
+            error = told(trouble)
+            cut = flight.finished is False and flight.heard
+            flight.finish(error.code, error.status, error=said(error, trouble), flags=("cut",) if cut else ())
+            error.answer_headers = headers(flight)
+            raise error from trouble
+
+
+def finished(flight: Flight, reading: Reading) -> None:
+    """The answer is complete: recorded before its last bytes leave."""
+    if reading.tokens is not None:
+        flight.saw(reading.tokens)
+    flight.finish(200, finish_reason=reading.finish_reason)
+
+
+def said(error: Exception, trouble: BaseException) -> str:
+    """For the record: what the client was told, and what really happened when that is something else."""
+    return str(error) if str(error) == str(trouble) else f"{error} [{trouble}]"
+
+
+def headers(flight: Flight) -> dict[str, str]:
+    found = {"x-request-id": flight.call_id, **admission.headers(flight)}
+    if flight.dropped:
+        found["x-gatehouse-dropped"] = ", ".join(flight.dropped)
+    return found

@@ -1,0 +1,77 @@
+"""embedContent and batchEmbedContents: texts as vectors, from a deployment that can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from django.http import HttpResponse
+
+from gemini_api import admission, exchange, wire
+from gemini_api.answers import Reading, tokens
+from gemini_api.call import Call
+from gemini_api.dispatch import closing, finished, headers, opened
+from gemini_api.errors import Unimplemented
+from gemini_api.output import json_response
+from gemini_api.permission import permitted
+from gemini_api.question import Question, read_body, target_of, translator_of
+from gemini_api.translators.base import Letter
+from lib import json
+from routing import router, upstream
+from routing.catalog import DeploymentEntry, ModelEntry
+from routing.errors import UpstreamError, UpstreamRefusal
+from usage.flight import Flight
+
+Json = dict[str, Any]
+
+
+async def embed(call: Call) -> HttpResponse:
+    flight = opened(call)
+    with closing(flight):
+        model = permitted(call)
+        requests = wire.normalise_embed(await read_body(call), batch=call.action == "batchEmbedContents")
+        question = Question(call, model, {"requests": requests})
+        await admission.admit(question, flight)
+        for attempt in router.attempts(able(model), question.hints):
+            with attempt as deployment:
+                vectors, reading = await ask(question, requests, deployment, flight)
+                attempt.first_byte()
+                finished(flight, reading)
+                return json_response(json.dumps_line(told(call, vectors, reading)), headers=headers(flight))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def able(model: ModelEntry) -> ModelEntry:
+    """The same model with only the deployments that can embed."""
+    deployments = tuple(each for each in model.deployments if "embed" in each.backend.actions)
+    if not deployments:
+        raise Unimplemented(f"models/{model.name} has no deployment that embeds.")
+    return replace(model, deployments=deployments)
+
+
+async def ask(
+    question: Question, requests: list[Json], deployment: DeploymentEntry, flight: Flight
+) -> tuple[list[list[float]], Reading]:
+    translator = translator_of(deployment)
+    letter: Letter = translator.embed_request(requests, target_of(deployment, question.call, question.model))
+    flight.reaching(deployment, letter.dropped)
+    request = await exchange.prepared(deployment, letter, "embed")
+    try:
+        said = await upstream.send(deployment, request, deadline=question.call.deadline)
+    except UpstreamRefusal as refusal:
+        meant = translator.error(refusal, letter.memo)
+        raise (
+            meant if isinstance(meant, UpstreamError) else UpstreamError("invalid", "The provider blocked this text.")
+        ) from None
+    answer = json.loads(said.body)
+    reading = Reading()
+    if usage := translator.embed_usage(answer):
+        reading.tokens = tokens(usage)
+    return translator.embed_response(answer, letter.memo), reading
+
+
+def told(call: Call, vectors: list[list[float]], reading: Reading) -> Json:
+    embeddings = [{"values": vector} for vector in vectors]
+    if call.action == "batchEmbedContents":
+        return {"embeddings": embeddings}
+    return {"embedding": embeddings[0]}

@@ -1,0 +1,93 @@
+"""What leaves: one JSON object, server-sent events, or a JSON array. Framing exactly as the official clients need it.
+
+Events are `data: {json}`, a blank line, and nothing else: no comments, no names, no [DONE] (clients break on each).
+An error after the first chunk is written twice, once as an event and once bare in a write of its own, because
+each form alone is missed by some client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+from django.http import HttpResponse, StreamingHttpResponse
+
+from gemini_api.errors import GeminiError
+from lib import json
+
+Json = dict[str, Any]
+JSON_TYPE = "application/json; charset=UTF-8"
+SSE_TYPE = "text/event-stream"
+
+
+class Framing(Protocol):
+    """How chunks become bytes. `first` tells whether nothing has left yet."""
+
+    content_type: str
+
+    def chunk(self, payload: bytes, *, first: bool) -> bytes: ...
+    def error(self, error: GeminiError, *, first: bool) -> list[bytes]: ...
+    def end(self, *, first: bool) -> bytes: ...
+
+
+class Events:
+    """alt=sse."""
+
+    content_type = SSE_TYPE
+
+    def chunk(self, payload: bytes, *, first: bool) -> bytes:
+        return b"data: " + payload + b"\n\n"
+
+    def error(self, error: GeminiError, *, first: bool) -> list[bytes]:
+        payload = json.dumps_line(error.body())
+        return [b"data: " + payload + b"\n\n", payload]
+
+    def end(self, *, first: bool) -> bytes:
+        return b""
+
+
+class Array:
+    """No alt: the chunks as one JSON array, written as they come."""
+
+    content_type = JSON_TYPE
+
+    def chunk(self, payload: bytes, *, first: bool) -> bytes:
+        return (b"[" if first else b",\r\n") + payload
+
+    def error(self, error: GeminiError, *, first: bool) -> list[bytes]:
+        payload = json.dumps_line(error.body())
+        return [(b"[" if first else b",\r\n") + payload + b"]"]
+
+    def end(self, *, first: bool) -> bytes:
+        return b"[]" if first else b"]"
+
+
+EVENTS = Events()
+ARRAY = Array()
+
+
+class StreamedAnswer(StreamingHttpResponse):
+    """A stream of bytes that the API door iterates itself.
+
+    chunks: an async generator; closing it closes everything below. left: called once it is over, in whatever
+    way, and never waits; finishing an already finished call is harmless.
+    """
+
+    def __init__(
+        self, chunks: AsyncIterator[bytes], *, content_type: str, left: Callable[[], None], headers: dict[str, str]
+    ) -> None:
+        super().__init__(chunks, content_type=content_type, headers=headers)
+        self.chunks = chunks
+        self.left = left
+        self.headers["Cache-Control"] = "no-store"
+        self.headers["X-Accel-Buffering"] = "no"
+
+
+def json_response(payload: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> HttpResponse:
+    response = HttpResponse(payload, content_type=JSON_TYPE, status=status, headers=headers)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def error_response(error: GeminiError) -> HttpResponse:
+    return json_response(json.dumps_line(error.body()), status=error.code, headers=error.headers())

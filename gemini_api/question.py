@@ -1,0 +1,152 @@
+"""Question: what a client asks, as every deployment reads it. Parsed once; each deployment gets its own letter.
+
+The client's bytes are kept, because a Gemini-speaking upstream gets them unchanged, and because a retry reads them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+from gemini_api import tokens, wire
+from gemini_api.call import Call
+from gemini_api.errors import InvalidArgument
+from gemini_api.translators import TRANSLATORS
+from gemini_api.translators.base import Letter, Target, Translator
+from keys import policy
+from lib import json
+from routing import loading
+from routing.catalog import DeploymentEntry, ModelEntry
+from routing.errors import UpstreamError
+from routing.router import Hints
+
+Json = dict[str, Any]
+DEEPEST = 64  # levels of JSON
+ASIDE = 1024 * 1024  # bytes from which on parsing leaves the event loop
+PREFIX = 4096  # bytes of a body that stand for a conversation, when an upstream may have its beginning cached
+
+# Parameters that a deployment's upstream once refused and a retry without proved dispensable: version -> names.
+_refused: dict[str, frozenset[str]] = {}
+
+
+class Question:
+    """One Gemini request and the model it is for. hints is what the router may know of it."""
+
+    __slots__ = ("_normal", "body", "call", "hints", "model", "prompt_tokens")
+
+    def __init__(self, call: Call, model: ModelEntry, body: Json) -> None:
+        self.call = call
+        self.model = model
+        self.body = body
+        self._normal: Json | None = None
+        self.prompt_tokens = tokens.guess(len(call.body))
+        self.hints = Hints(
+            call_id="",
+            stream=call.stream,
+            prompt_tokens=self.prompt_tokens,
+            deadline=call.deadline,
+            organization_id=call.key.organization_id,
+            affinity_key=affinity(call),
+            started=call.started,
+            catalog=loading.current(),
+            allows=lambda name: policy.allows_model(call.key, name),
+        )
+
+    @property
+    def normal(self) -> Json:
+        """The request in one spelling: what translators read. Raises InvalidArgument."""
+        if self._normal is None:
+            self._normal = wire.normalise(self.body)
+        return self._normal
+
+    def letter(self, deployment: DeploymentEntry, *, sealed: bool = True) -> Letter:
+        """This question in the words of that deployment. sealed: with reasoning of earlier turns, if there is any."""
+        translator = TRANSLATORS[deployment.language]
+        target = target_of(deployment, self.call, self.model)
+        unchanged = getattr(translator, "request_bytes", None)
+        if unchanged is not None and sealed:
+            letter: Letter = unchanged(self.call.body, self.body, target)
+        else:
+            letter = translator.request(self.normal if sealed else without_signatures(self.normal), target)
+        letter.memo.prompt_tokens = self.prompt_tokens
+        return without_refused(letter, deployment)
+
+    def second_letter(self, deployment: DeploymentEntry, first: Letter, error: UpstreamError) -> Letter | None:
+        """What to send instead, once, when the upstream refused something that may be left out; None: nothing."""
+        if error.drop_field == "thoughtSignature":
+            return self.letter(deployment, sealed=False)
+        if error.drop_field and isinstance(first.payload, dict) and error.drop_field in first.payload:
+            _refused[deployment.version] = _refused.get(deployment.version, frozenset()) | {error.drop_field}
+            return without_refused(first, deployment)
+        return None
+
+
+async def read_question(call: Call, model: ModelEntry) -> Question:
+    """Raises InvalidArgument (and what the door noticed about the body)."""
+    return Question(call, model, await read_body(call))
+
+
+async def read_body(call: Call) -> Json:
+    if call.body_error is not None:
+        raise call.body_error
+    if len(call.body) < ASIDE:
+        return parse(call.body)
+    return await asyncio.to_thread(parse, call.body)
+
+
+def parse(text: bytes) -> Json:
+    if json.too_deep(text, DEEPEST):
+        raise InvalidArgument(f"Invalid JSON payload received. It nests deeper than {DEEPEST} levels.")
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidArgument(f"Invalid JSON payload received. {str(error).capitalize()}.") from None
+    if not isinstance(body, dict):
+        raise InvalidArgument("Invalid JSON payload received. The request body must be a JSON object.")
+    return body
+
+
+def target_of(deployment: DeploymentEntry, call: Call, model: ModelEntry) -> Target:
+    return Target(
+        model=deployment.upstream_model,
+        stream=call.stream,
+        base_model=deployment.base_model or deployment.upstream_model,
+        capabilities=deployment.capabilities,
+        options=deployment.endpoint.options,
+        scope=deployment.endpoint.scope,
+        tenant=call.key.organization_id,
+        strict=call.key.strict_fields or model.strict_fields,
+    )
+
+
+def without_refused(letter: Letter, deployment: DeploymentEntry) -> Letter:
+    names = _refused.get(deployment.version)
+    if not names or not isinstance(letter.payload, dict) or not names & letter.payload.keys():
+        return letter
+    left = {name: value for name, value in letter.payload.items() if name not in names}
+    dropped = (*letter.dropped, *sorted(names & letter.payload.keys()))
+    return Letter(payload=left, memo=letter.memo, dropped=dropped, sealed=letter.sealed)
+
+
+def without_signatures(body: Json) -> Json:
+    """A copy without thought signatures: always legal, another vendor's reasoning is only a help."""
+    return {**body, "contents": [_unsigned(content) for content in body.get("contents", ())]}
+
+
+def _unsigned(content: Json) -> Json:
+    parts = [
+        {name: value for name, value in part.items() if name != "thoughtSignature"} for part in content.get("parts", ())
+    ]
+    return {**content, "parts": [part for part in parts if part]}
+
+
+def affinity(call: Call) -> str:
+    """What stands for a conversation: who asks, and how the request begins (instructions and first turns)."""
+    if len(call.body) < PREFIX:
+        return ""  # too short for any vendor's prompt cache
+    return hashlib.blake2b(call.key.organization_id.encode() + call.body[:PREFIX], digest_size=8).hexdigest()
+
+
+def translator_of(deployment: DeploymentEntry) -> Translator:
+    return TRANSLATORS[deployment.language]

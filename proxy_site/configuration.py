@@ -1,0 +1,431 @@
+"""Configuration as code: what a YAML file wants, compared with what is there, and made so.
+
+The file is read strictly (an unknown field is refused by name), everything happens in one transaction, and applying
+the same file twice changes nothing the second time. `env:NAME` is read now and sealed; `ref:NAME` lasts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+import yaml
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.db import models, transaction
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keys import audit, issue, notices, secrets
+from keys.audit import Actor
+from keys.models import KeySecret, Limit, Organization, Team, VirtualKey
+from proxy_site import env
+from routing import addresses, credentials
+from routing.backends import BACKENDS
+from routing.models import Connection, Deployment, PublicModel
+from usage.models import PriceOverride
+
+
+class ConfigurationError(Exception):
+    """The file cannot be applied. The message names the place."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LimitSpec(Strict):
+    metric: Literal["requests", "tokens", "concurrent", "spend"]
+    period: Literal["minute", "hour", "day", "week", "month", "lifetime"] = "month"
+    amount: Decimal = Field(gt=0)
+    models: str = "*"
+    hard: bool = True
+
+
+class TeamSpec(Strict):
+    slug: str
+    name: str
+    limits: list[LimitSpec] | None = None
+
+
+class OrganizationSpec(Strict):
+    slug: str
+    name: str
+    time_zone: str | None = None
+    teams: list[TeamSpec] = []
+    limits: list[LimitSpec] | None = None
+
+
+class ConnectionSpec(Strict):
+    name: str
+    kind: str
+    organization: str | None = None
+    base_url: str = ""
+    credential: dict[str, str | bool] | None = None
+    allow_private: bool = False
+    options: dict[str, str | int | float | bool] = {}
+    extra_headers: dict[str, str] = {}
+    enabled: bool = True
+
+
+class PriceSpec(Strict):
+    """USD per million tokens."""
+
+    valid_from: datetime = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
+    input: Decimal
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    output: Decimal
+    thoughts: Decimal | None = None
+    audio_input: Decimal | None = None
+    image_input: Decimal | None = None
+    audio_output: Decimal | None = None
+    long_context_from: int | None = None
+    long_input: Decimal | None = None
+    long_cached_input: Decimal | None = None
+    long_output: Decimal | None = None
+
+
+class DeploymentSpec(Strict):
+    connection: str
+    upstream_model: str
+    base_model: str = ""
+    weight: int = 1
+    priority: int = 0
+    options: dict[str, str | int | float | bool] = {}
+    capabilities: dict[str, Any] = {}
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_parallel: int | None = None
+    connect_timeout: float | None = None
+    first_byte_timeout: float | None = None
+    idle_timeout: float | None = None
+    total_timeout: float | None = None
+    exact_token_count: bool = False
+    enabled: bool = True
+    draining: bool = False
+    price: PriceSpec | None = None
+
+
+class ModelSpec(Strict):
+    name: str
+    organization: str | None = None
+    aliases: list[str] = []
+    display_name: str = ""
+    description: str = ""
+    input_token_limit: int = 1_048_576
+    output_token_limit: int = 65_536
+    strategy: Literal["latency", "weighted", "least_busy", "cheapest", "failover"] = "latency"
+    fallback_models: list[str] = []
+    retry_empty: bool = False
+    strict_fields: bool = False
+    unpriced: Literal["refuse", "serve"] = "refuse"
+    first_byte_timeout: float | None = None
+    idle_timeout: float | None = None
+    total_timeout: float | None = None
+    enabled: bool = True
+    deployments: list[DeploymentSpec] = []
+
+
+class KeySpec(Strict):
+    organization: str
+    name: str
+    team: str | None = None
+    allowed_models: list[str] | None = None
+    denied_models: list[str] = []
+    scopes: list[str] | None = None
+    networks: list[str] | None = None
+    expires_at: datetime | None = None
+    tags: list[str] = []
+    strict_fields: bool = False
+    log_bodies: bool = False
+    outage_policy: Literal["local", "deny"] = "local"
+    secret: str | None = None
+    limits: list[LimitSpec] | None = None
+
+
+class FileSpec(Strict):
+    organizations: list[OrganizationSpec] = []
+    connections: list[ConnectionSpec] = []
+    models: list[ModelSpec] = []
+    keys: list[KeySpec] = []
+
+
+@dataclass
+class Change:
+    """One line of the difference. fields: name -> [before, after], secrets masked."""
+
+    action: Literal["create", "update"]
+    type: str
+    name: str
+    fields: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    changes: list[Change] = field(default_factory=list)
+    secrets: list[dict[str, str]] = field(default_factory=list)
+
+
+class _DryRun(Exception):
+    pass
+
+
+def apply(text: str, *, actor: Actor, dry_run: bool = False) -> Outcome:
+    """Make it so. Raises ConfigurationError; then nothing has changed."""
+    wanted = read(text)
+    outcome = Outcome()
+    try:
+        with transaction.atomic():
+            Apply(actor, outcome).everything(wanted)
+            if dry_run:
+                raise _DryRun
+    except _DryRun:
+        outcome.secrets.clear()
+    except DjangoValidationError as error:
+        raise ConfigurationError("; ".join(error.messages)) from None
+    return outcome
+
+
+def read(text: str) -> FileSpec:
+    try:
+        loaded = yaml.safe_load(text) or {}
+        return FileSpec.model_validate(loaded)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"This is not YAML: {error}") from None
+    except ValidationError as error:
+        said = [f"{'.'.join(str(step) for step in each['loc'])}: {_words(each)}" for each in error.errors()]
+        raise ConfigurationError("; ".join(said)) from None
+
+
+def _words(found: Any) -> str:
+    return "this field is not known" if found["type"] == "extra_forbidden" else str(found["msg"])
+
+
+def given(value: str, where: str) -> str:
+    """A literal, or what `env:NAME` holds right now."""
+    if not value.startswith("env:"):
+        return value
+    found = env.given(value[4:])
+    if not found:
+        raise ConfigurationError(f"{where}: the variable {value[4:]} is not set.")
+    return found
+
+
+class Apply:
+    def __init__(self, actor: Actor, outcome: Outcome) -> None:
+        self.actor = actor
+        self.outcome = outcome
+
+    def everything(self, wanted: FileSpec) -> None:
+        for organization in wanted.organizations:
+            self.organization(organization)
+        for connection in wanted.connections:
+            self.connection(connection)
+        for model in wanted.models:
+            self.model(model)
+        for key in wanted.keys:
+            self.key(key)
+        touched = {change.type for change in self.outcome.changes}
+        if touched & {"connection", "model", "deployment", "price"}:
+            notices.announce("catalog")
+        if touched & {"organization", "team", "key", "limits"}:
+            notices.announce("keys")
+
+    # One kind of thing each
+
+    def organization(self, spec: OrganizationSpec) -> None:
+        fields: dict[str, Any] = {"name": spec.name}
+        if spec.time_zone is not None:
+            fields["time_zone"] = spec.time_zone
+        organization = self.save(Organization, "organization", spec.slug, {"slug": spec.slug}, fields)
+        self.limits(spec.limits, spec.slug, organization=organization)
+        for team_spec in spec.teams:
+            name = f"{spec.slug}/{team_spec.slug}"
+            team = self.save(
+                Team, "team", name, {"organization": organization, "slug": team_spec.slug}, {"name": team_spec.name}
+            )
+            self.limits(team_spec.limits, name, team=team)
+
+    def connection(self, spec: ConnectionSpec) -> None:
+        where = f"connection {spec.name}"
+        backend = BACKENDS.get(spec.kind)
+        if backend is None:
+            raise ConfigurationError(f"{where}: kind {spec.kind!r} is not one of {', '.join(sorted(BACKENDS))}.")
+        known = {option.name for option in backend.options}
+        if unknown := set(spec.options) - known:
+            raise ConfigurationError(f"{where}: option {', '.join(sorted(unknown))} is not known to {spec.kind}.")
+        base_url = spec.base_url.rstrip("/")
+        try:
+            addresses.check_url(base_url or backend.base_url, allow_private=spec.allow_private)
+        except addresses.AddressRefused as refused:
+            raise ConfigurationError(f"{where}: {refused}") from None
+        values = self.credential(spec, where)
+        fields = {
+            "kind": spec.kind,
+            "organization": self.find_organization(spec.organization, where),
+            "base_url": base_url,
+            "allow_private": spec.allow_private,
+            "options": {name: _text(value) for name, value in spec.options.items()},
+            "extra_headers": spec.extra_headers,
+            "enabled": spec.enabled,
+        }
+        before = Connection.objects.filter(name=spec.name).first()
+        moved = before is not None and before.base_url != base_url
+        held = credentials.open_(before) if before is not None and before.sealed_credential else {}
+        connection = self.save(Connection, "connection", spec.name, {"name": spec.name}, fields)
+        if values is not None and (values != held or moved):
+            credentials.seal(connection, values)
+            connection.save()
+            self.note("update", "connection", spec.name, {"credential": ["•••" if held else None, "•••"]}, connection)
+        elif moved and values is None and held:
+            credentials.clear(connection)
+            connection.save()
+
+    def credential(self, spec: ConnectionSpec, where: str) -> dict[str, str] | None:
+        if spec.credential is None:
+            return None
+        fields = {each.name: each for each in BACKENDS[spec.kind].credential_fields}
+        if unknown := set(spec.credential) - set(fields):
+            raise ConfigurationError(f"{where}: credential {', '.join(sorted(unknown))} is not known to {spec.kind}.")
+        return {name: given(_text(value), where) for name, value in spec.credential.items()}
+
+    def model(self, spec: ModelSpec) -> None:
+        where = f"model {spec.name}"
+        own = spec.model_dump(exclude={"name", "organization", "deployments"})
+        organization = self.find_organization(spec.organization, where)
+        model = self.save(PublicModel, "model", spec.name, {"name": spec.name, "organization": organization}, own)
+        for wanted in spec.deployments:
+            connection = Connection.objects.filter(name=wanted.connection).first()
+            if connection is None:
+                raise ConfigurationError(f"{where}: there is no connection {wanted.connection!r}.")
+            fields = wanted.model_dump(exclude={"connection", "upstream_model", "price"})
+            fields["options"] = {name: _text(value) for name, value in wanted.options.items()}
+            name = f"{spec.name} → {wanted.upstream_model} at {wanted.connection}"
+            identity = {"model": model, "connection": connection, "upstream_model": wanted.upstream_model}
+            deployment = self.save(Deployment, "deployment", name, identity, fields)
+            if wanted.price is not None:
+                identity = {"deployment_id": str(deployment.pk), "valid_from": wanted.price.valid_from}
+                self.save(PriceOverride, "price", name, identity, wanted.price.model_dump(exclude={"valid_from"}))
+
+    def key(self, spec: KeySpec) -> None:
+        where = f"key {spec.organization}/{spec.name}"
+        organization = self.find_organization(spec.organization, where)
+        assert organization is not None
+        team = None
+        if spec.team is not None:
+            team = Team.objects.filter(organization=organization, slug=spec.team).first()
+            if team is None:
+                raise ConfigurationError(f"{where}: there is no team {spec.team!r} in {spec.organization}.")
+        fields = {**spec.model_dump(exclude={"organization", "name", "team", "secret", "limits"}), "team": team}
+        secret = given(spec.secret, where) if spec.secret else None
+        if secret is not None and not secrets.well_formed(secret):
+            raise ConfigurationError(
+                f"{where}: the secret is not well-formed; `manage.py createkey` makes one, or leave it out."
+            )
+        key = VirtualKey.objects.filter(organization=organization, name=spec.name).first()
+        if key is None:
+            key, made = issue.issue(
+                organization=organization, name=spec.name, secret=secret, actor=self.actor, **fields
+            )
+            self.outcome.changes.append(Change("create", "key", f"{spec.organization}/{spec.name}"))
+            if secret is None:
+                self.outcome.secrets.append(
+                    {"organization": spec.organization, "name": spec.name, "id": str(key.pk), "secret": made}
+                )
+        else:
+            identity = {"organization": organization, "name": spec.name}
+            self.save(VirtualKey, "key", f"{spec.organization}/{spec.name}", identity, fields)
+            self.secret(key, secret, where)
+        self.limits(spec.limits, f"{spec.organization}/{spec.name}", key=key)
+
+    def secret(self, key: VirtualKey, secret: str | None, where: str) -> None:
+        if secret is None:
+            return
+        fingerprint = secrets.fingerprint(secret)
+        held = KeySecret.objects.filter(fingerprint=fingerprint).first()
+        if held is None:
+            KeySecret.objects.create(key=key, fingerprint=fingerprint, hint=secrets.hint(secret))
+            self.note("update", "key", where.removeprefix("key "), {"secret": [None, "•••"]}, key)
+        elif held.key_id != key.pk:
+            raise ConfigurationError(f"{where}: another key already has this secret.")
+
+    def limits(self, wanted: list[LimitSpec] | None, name: str, **subject: models.Model) -> None:
+        """Exactly these limits; None leaves what is there alone. A limit that stays keeps its id, and so its counters."""
+        if wanted is None:
+            return
+        have = list(Limit.objects.filter(**subject))
+        before, after = [str(each) for each in have], []
+        for spec in wanted:
+            period = "minute" if spec.metric == "concurrent" else spec.period
+            match = next(
+                (
+                    each
+                    for each in have
+                    if (each.metric, each.period, each.pattern) == (spec.metric, period, spec.models)
+                ),
+                None,
+            )
+            if match is not None:
+                have.remove(match)
+            row = match or Limit(**subject, metric=spec.metric, period=period, pattern=spec.models)
+            row.amount, row.hard = spec.amount, spec.hard
+            row.full_clean()
+            row.save()
+            after.append(str(row))
+        for left in have:
+            left.delete()
+        if sorted(before) != sorted(after):
+            owner = next(iter(subject.values()))
+            self.note("update", "limits", name, {"limits": [before, after]}, owner)
+
+    # Rows
+
+    def save(self, model: type[Any], kind: str, name: str, identity: dict[str, Any], fields: dict[str, Any]) -> Any:
+        """Create or change the one row of this identity, and note what changed."""
+        row = model.objects.filter(**identity).first()
+        if row is None:
+            row = model(**identity, **fields)
+            row.full_clean()
+            row.save()
+            self.note("create", kind, name, {}, row)
+            return row
+        changed = {
+            field: [_text_of(getattr(row, field)), _text_of(value)]
+            for field, value in fields.items()
+            if getattr(row, field) != value
+        }
+        if changed:
+            for field in changed:
+                setattr(row, field, fields[field])
+            row.full_clean()
+            row.save()
+            self.note("update", kind, name, changed, row)
+        return row
+
+    def note(
+        self, action: Literal["create", "update"], kind: str, name: str, fields: dict[str, list[Any]], row: Any
+    ) -> None:
+        self.outcome.changes.append(Change(action, kind, name, fields))
+        organization = row if isinstance(row, Organization) else getattr(row, "organization", None)
+        audit.record(
+            self.actor, f"{kind}.{action}d", row, fields, str(organization.pk) if organization is not None else ""
+        )
+
+    def find_organization(self, slug: str | None, where: str) -> Organization | None:
+        if slug is None:
+            return None
+        found = Organization.objects.filter(slug=slug).first()
+        if found is None:
+            raise ConfigurationError(f"{where}: there is no organization {slug!r}.")
+        return found
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _text_of(value: Any) -> Any:
+    if isinstance(value, models.Model | datetime | Decimal):
+        return str(value)
+    return value

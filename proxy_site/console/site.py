@@ -1,0 +1,33 @@
+"""The admin site: who may enter it, and the pages it has beside the models'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern
+from unfold.sites import UnfoldAdminSite
+
+from keys.principal import principal_of
+
+
+class ConsoleSite(UnfoldAdminSite):
+    """Everybody with a role comes in; what they find is the principal's business."""
+
+    site_title = site_header = "Gatehouse"
+    index_title = "Overview"
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active) and request.user.is_authenticated and principal_of(request).has_any_role
+
+    def extra_urls(self) -> list[URLPattern]:
+        from proxy_site.console import urls  # noqa: PLC0415 - pages import models, and this loads before them
+
+        return urls.patterns(self)
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The first page is the overview."""
+        from proxy_site.console import overview  # noqa: PLC0415 - as above
+
+        request.current_app = self.name  # type: ignore[attr-defined]  # Django's own habit
+        return overview.page(request, {**self.each_context(request), **(extra_context or {})})

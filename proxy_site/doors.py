@@ -1,0 +1,187 @@
+"""ApiHandler: the lean door for API paths.
+
+Django's stock ASGI handler opens a thread context for every request, and its signals, its logging and most middlewares
+hop into that thread. This one takes the same views and does none of that: async middlewares only, no request signals
+(so no connection housekeeping: nothing behind this door may touch the ORM), no sessions, no cookies.
+
+The key is looked up from the request head before the body is read, and the body of a call that will be refused is
+not read at all. The refusing itself is the view's. A client that leaves cancels its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from io import BytesIO
+from typing import Any
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix, set_urlconf
+from django.utils.module_loading import import_string
+
+from gemini_api.errors import GeminiError, InvalidArgument, TooLarge, Unavailable
+from gemini_api.output import StreamedAnswer, error_response
+from keys import lookup, secrets
+from keys.context import Caller
+
+logger = logging.getLogger("gatehouse.door")
+Scope = dict[str, Any]
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+class ApiHandler(ASGIHandler):
+    """The way in for API calls: head, key, body, view, answer."""
+
+    def __init__(self) -> None:
+        self.max_body: int = settings.GATEHOUSE.max_body
+        self.max_calls: int = settings.GATEHOUSE.max_calls
+        self.calls = 0
+        super().__init__()
+
+    def load_middleware(self, is_async: bool = True) -> None:
+        """Our own list, async functions only: a sync one would bring the thread hops back."""
+        handler: Any = self._get_response_async
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        for path in reversed(settings.API_MIDDLEWARE):
+            middleware = import_string(path)
+            if not getattr(middleware, "async_capable", False):
+                raise TypeError(f"{path} cannot stand behind the API door: it is not async.")
+            handler = middleware(handler)
+        self._middleware_chain = handler
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if self.calls >= self.max_calls:
+            await answer(
+                error_response(Unavailable("Too many calls at once. Please try again later.", retry_after=1)), send
+            )
+            return
+        self.calls += 1
+        try:
+            await self.serve(scope, receive, send)
+        except ClientGone:
+            pass
+        finally:
+            self.calls -= 1
+
+    async def serve(self, scope: Scope, receive: Any, send: Any) -> None:
+        caller = await find_caller(scope)
+        scope["gatehouse.caller"] = caller
+        body = b""
+        if caller.context is not None:
+            try:
+                body = await read_body(scope, receive, self.max_body)
+            except GeminiError as trouble:
+                scope["gatehouse.body_error"] = trouble
+        elif has_body(scope):
+            scope["gatehouse.close"] = True  # what it sends stays unread
+
+        me = asyncio.current_task()
+        assert me is not None
+        leaving = asyncio.get_running_loop().create_task(self.watch(receive, me))
+        try:
+            await self.call(scope, body, send)
+        except asyncio.CancelledError:
+            if not leaving.done() or leaving.cancelled():
+                raise  # not the client: the process is being stopped
+            me.uncancel()
+        finally:
+            leaving.cancel()
+
+    async def watch(self, receive: Any, call: asyncio.Task[Any]) -> None:
+        """Cancel the call when its client leaves."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        call.cancel()
+
+    async def call(self, scope: Scope, body: bytes, send: Any) -> None:
+        set_script_prefix(scope.get("root_path", ""))
+        set_urlconf(None)
+        try:
+            request = ASGIRequest(scope, BytesIO())
+        except UnicodeDecodeError:
+            await answer(error_response(InvalidArgument("The request line must be UTF-8.")), send)
+            return
+        request._body = body
+        try:
+            response: HttpResponseBase = await self._middleware_chain(request)
+        except Exception:
+            logger.exception("A call failed outside its view")
+            response = error_response(GeminiError())
+        if scope.get("gatehouse.close"):
+            response.headers["Connection"] = "close"
+        if isinstance(response, StreamedAnswer):
+            await stream(response, send)
+        else:
+            await answer(response, send)
+
+
+async def find_caller(scope: Scope) -> Caller:
+    """Who calls, from the head alone. Also takes `?key=` out of the query, so that nothing later can log it."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    secret, source = secrets.presented(headers, scope["query_string"])
+    if b"key=" in scope["query_string"]:
+        scope["query_string"] = b"&".join(
+            part for part in scope["query_string"].split(b"&") if not part.startswith(b"key=")
+        )
+    address = scope["client"][0] if scope.get("client") else ""
+    return lookup.cached(secret, source, address) or await lookup.find(secret, source, address)
+
+
+def has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+async def read_body(scope: Scope, receive: Any, cap: int) -> bytes:
+    """The whole body in memory, under a cap on declared and on received bytes. Deadlines are the guard's."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > cap:
+            scope["gatehouse.close"] = True
+            raise TooLarge(f"The request is larger than {cap} bytes.")
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > cap:
+            scope["gatehouse.close"] = True
+            raise TooLarge(f"The request is larger than {cap} bytes.")
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def answer(response: HttpResponseBase, send: Any) -> None:
+    assert isinstance(response, HttpResponse)
+    content = response.content
+    head = head_of(response)
+    head.append((b"content-length", str(len(content)).encode()))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": head})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def stream(response: StreamedAnswer, send: Any) -> None:
+    """Hand on chunk by chunk. However this ends, the call is finished and everything below it closed."""
+    try:
+        await send({"type": "http.response.start", "status": response.status_code, "headers": head_of(response)})
+        async with aclosing(response.chunks) as chunks:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        response.left()
+
+
+def head_of(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]

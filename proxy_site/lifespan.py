@@ -1,0 +1,118 @@
+"""What runs beside the calls: opened when the process starts, closed in reverse when it is told to stop.
+
+uvicorn stops accepting, waits for calls up to the drain deadline, then ends the lifespan here. Calls still under way
+are finished from their registry, because on a forced stop no `finally` of theirs runs any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import DatabaseError, connection
+
+from gemini_api import tokens
+from keys import lookup, notices
+from lib import bus
+from lib.store import store
+from routing import loading, upstream
+from usage import flight, ledger, prices, spool
+
+logger = logging.getLogger("gatehouse")
+
+Step = Callable[[], Awaitable[Any]]
+_open = False
+
+
+async def nothing() -> None:
+    return None
+
+
+async def open_bus() -> None:
+    await bus.open(settings.REDIS_URL, notices.versions)
+
+
+async def open_store() -> None:
+    await store.open(settings.REDIS_URL)
+
+
+# In the order they need each other.
+PARTS: list[tuple[str, Step, Step]] = [
+    ("tokens", tokens.warm_up, nothing),
+    ("bus", open_bus, bus.close),
+    ("store", open_store, store.close),
+    ("keys", lookup.open, lookup.close),
+    ("prices", prices.open, prices.close),
+    ("catalog", loading.open, loading.close),
+    ("ledger", ledger.open, ledger.close),
+    ("router", nothing, nothing),
+    ("limits", nothing, nothing),
+    ("upstream", upstream.open, upstream.close),
+]
+
+
+async def run(receive: Any, send: Any) -> None:
+    """The ASGI lifespan protocol."""
+    await receive()
+    try:
+        await start()
+    except Exception as error:
+        logger.exception("Gatehouse could not start")
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def start() -> None:
+    global _open
+    for name, step, _ in PARTS:
+        try:
+            await step()
+        except Exception as error:
+            raise RuntimeError(f"{name}: {error}") from error
+    _open = True
+
+
+async def stop() -> None:
+    global _open
+    _open = False
+    if left := flight.finish_all():
+        logger.warning("%s calls were still running and were ended", left)
+    for name, _, step in reversed(PARTS):
+        try:
+            await step()
+        except Exception:
+            logger.exception("%s did not close properly", name)
+
+
+async def checks() -> dict[str, str]:
+    """A word for each part: ok, degraded, not used, or what is wrong."""
+    return {
+        "process": "ok" if _open else "stopping",
+        "database": await database(),
+        "store": ("ok" if store.available else "degraded") if settings.REDIS_URL else "not used",
+        "spool": "ok" if spool.healthy() else "full",
+        "catalog": "ok" if loading.current().deployments else "degraded",
+    }
+
+
+async def database() -> str:
+
+    def ask() -> str:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            return "ok"
+        except DatabaseError:
+            # Known keys are still served: calls may come.
+            return "degraded"
+        finally:
+            connection.close()
+
+    return await sync_to_async(ask, thread_sensitive=False)()
