@@ -37,8 +37,8 @@ Row = Mapping[str, Any]
 #   alternation           user and assistant must strictly alternate (no two user messages in a row)
 #   short_ids             tool call ids of nine letters and digits (Mistral)
 #   signatures            "extra_content": tool calls carry Gemini's own thought signatures (Google's endpoint)
-#   safety_settings       "extra_body": Google's safety settings go into extra_body (Google's endpoint)
 #   stop_limit            how many stop sequences are taken
+#   thoughts              whether thought summaries can come back
 
 OPENAI_DEFAULT: Row = {
     "efforts": (), "default_effort": "", "sampling": "yes", "stop": True, "penalties": True, "tools_thinking": "yes",
@@ -47,12 +47,12 @@ OPENAI_DEFAULT: Row = {
     "efforts_max": "xhigh", "stream_options": True, "tools": True, "allowed_tools": True, "tool_choice_required": True,
     "json_schema": True, "json_object": True, "strict_tools": True, "file_parts": True, "seed": True, "n": True,
     "detail": True, "logprobs": True, "string_content": False, "alternation": False, "short_ids": False,
-    "signatures": "", "safety_settings": "", "top_k": False, "stop_limit": 4,
+    "signatures": "", "top_k": False, "stop_limit": 4, "thoughts": True,
 }  # fmt: skip
 
 _REASONING: Row = {
     "sampling": "no", "stop": False, "penalties": False, "default_effort": "medium", "encrypted_reasoning": True,
-    "logprobs": False,
+    "logprobs": False, "thoughts": False,
 }  # fmt: skip
 _TO_HIGH = ("low", "medium", "high")
 _TO_XHIGH = ("off", "low", "medium", "high", "xhigh")
@@ -60,6 +60,11 @@ _TO_MAX = ("off", "low", "medium", "high", "xhigh", "max")
 _PRO: Row = {**_REASONING, "efforts": ("medium", "high", "xhigh"), "chat": False, "tools_thinking": "no"}
 _CHAT: Row = {**_REASONING, "efforts": ("medium",)}
 _OFF_UNASKED: Row = {**_REASONING, "default_effort": "off", "sampling": "off_only"}
+_GOOGLE: Row = {
+    "max_tokens_field": "max_tokens", "allowed_tools": False, "logprobs": False, "strict_tools": False, "thoughts": False,
+    "file_parts": False, "audio": True,
+}  # fmt: skip
+_GOOGLE_3: Row = {**_GOOGLE, "efforts": _TO_HIGH, "signatures": "extra_content"}
 
 OPENAI: Mapping[str, Row] = {
     "gpt-3.5": {}, "gpt-4": {}, "gpt-4o": {}, "gpt-4.1": {},
@@ -86,11 +91,13 @@ OPENAI: Mapping[str, Row] = {
     "mistral": {"short_ids": True}, "ministral": {"short_ids": True}, "codestral": {"short_ids": True},
     "devstral": {"short_ids": True}, "magistral": {"short_ids": True}, "mixtral": {"short_ids": True},
     "pixtral": {"short_ids": True}, "open-mistral": {"short_ids": True}, "open-mixtral": {"short_ids": True},
-    # Google's own OpenAI-compatible endpoint.
-    "gemini-2.0": {}, "gemini-2.5": {"efforts": ("off", *_TO_HIGH)}, "gemini-2.5-pro": {"efforts": _TO_HIGH},
-    "gemini-3": {"efforts": ("minimal", *_TO_HIGH)}, "gemini-4": {"efforts": ("minimal", *_TO_HIGH)},
-    "gemini-3-pro": {"efforts": ("low", "high")}, "gemini-3.1-pro": {"efforts": _TO_HIGH},
-    "gemini-3.7-flash": {"efforts": _TO_HIGH}, "gemini-3.8-flash": {"efforts": _TO_HIGH},
+    # Google's models behind its own OpenAI-compatible endpoints. Thought text only comes with a switch that excludes
+    # reasoning_effort, so it is not asked for.
+    "gemini-1": _GOOGLE, "gemini-2.0": _GOOGLE, "gemini-2.5": {**_GOOGLE, "efforts": ("off", *_TO_HIGH)},
+    "gemini-2.5-pro": {**_GOOGLE, "efforts": _TO_HIGH},
+    "gemini-3": {**_GOOGLE_3, "efforts": ("minimal", *_TO_HIGH)}, "gemini-3-pro": {**_GOOGLE_3, "efforts": ("low", "high")},
+    "gemini-3.1-pro": _GOOGLE_3, "gemini-3.7-flash": _GOOGLE_3, "gemini-3.8-flash": _GOOGLE_3,
+    "gemini-4": {**_GOOGLE_3, "efforts": ("minimal", *_TO_HIGH)}, "gemini-4-argon": _GOOGLE_3, "gemini-4-carbon": _GOOGLE_3,
 }  # fmt: skip
 
 # --- Anthropic Messages -----------------------------------------------------------------------------------------------

@@ -119,6 +119,17 @@ def kind_of_status(status: int) -> Kind:
     return STATUS_KINDS.get(status) or ("unavailable" if status >= 500 else "invalid")
 
 
+def is_bad_key(body: ErrorBody) -> bool:
+    """Google's 400 for a wrong API key: the operator's credential, not the caller's request."""
+    return any(detail.get("reason") == "API_KEY_INVALID" for detail in body.details)
+
+
+def is_about_signatures(body: ErrorBody) -> bool:
+    """Gemini misses a thought signature, or cannot read one: a retry without them is fair."""
+    words = body.message.lower()
+    return "thought_signature" in words or "thought signature" in words or "thoughtsignature" in words
+
+
 # --- When to come back ------------------------------------------------------------------------------------------------
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

@@ -221,15 +221,30 @@ class AnswerFormat:
     """What the answer must look like. mode: "" (prose), "json" or "enum".
 
     schema: JSON Schema with an object root, or None for any JSON. wrapped ("json", "enum" or ""): the client's schema
-    stands under "value", because vendors want an object; the answer is unwrapped by `chunks`.
+    stands under "value", because vendors want an object; the answer is unwrapped by `chunks`. plain: the client's
+    schema as it is, for models that are only asked in words.
     """
 
     mode: str = ""
     schema: Json | None = None
     wrapped: str = ""
+    plain: Json | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The format as an instruction, for models without structured output (`Memo.json_fallback` reads the answer)."""
+        if self.plain is None:
+            return "Answer with one JSON value and nothing else." if self.mode else ""
+        if self.mode == "enum" and self.plain.get("enum"):
+            values = ", ".join(_text(value) for value in self.plain["enum"])
+            return f"Answer with exactly one of these values and nothing else: {values}"
+        return (
+            "Answer with one JSON value that matches this JSON Schema, and nothing else: "
+            f"{json.dumps(self.plain).decode()}"
+        )
 
 
-_PROSE = AnswerFormat()
+PROSE = AnswerFormat()
 _ENUM_TYPES = ("text/x.enum",)
 
 
@@ -238,15 +253,15 @@ def answer_format(config: Json) -> AnswerFormat:
     mime = config.get("responseMimeType", "")
     schema = _given_schema(config)
     if schema is None and mime != "application/json":
-        return _PROSE
+        return PROSE
     mode = "enum" if mime in _ENUM_TYPES else "json"
     if not schema:
         return AnswerFormat(mode)
     if "$ref" in schema:
         schema = _inlined_root(schema)
     if mode == "json" and schema.get("type") == "object" and "anyOf" not in schema:
-        return AnswerFormat(mode, schema)
-    return AnswerFormat(mode, wrap(schema), mode)
+        return AnswerFormat(mode, schema, plain=schema)
+    return AnswerFormat(mode, wrap(schema), mode, schema)
 
 
 def in_words(config: Json) -> str:

@@ -37,12 +37,14 @@ class Text:
 
 @dataclass(slots=True)
 class Call:
-    """A function call of the model. id: fit for every vendor; name: the client's; raw: the client's id or ""."""
+    """A function call of the model. id: fit for every vendor; name: the client's; raw: the client's id or "";
+    signature: the part's thoughtSignature, as it came."""
 
     id: str
     name: str
     args: Json
     raw: str = ""
+    signature: str = ""
 
 
 @dataclass(slots=True)
@@ -197,8 +199,8 @@ class _Reader:
                 if role != "model":
                     raise InvalidArgument("A function call can only stand in a content of the model.", field=where)
                 self.has_functions = True
-                given = call.get("id", "")
-                self._turn("model").items.append(Call("", call["name"], call.get("args", {}), given))
+                given, signature = call.get("id", ""), part.get("thoughtSignature", "")
+                self._turn("model").items.append(Call("", call["name"], call.get("args", {}), given, signature))
             case {"functionResponse": response}:
                 if role != "user":
                     raise InvalidArgument(UNASKED, field=where)
