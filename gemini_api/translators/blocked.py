@@ -20,15 +20,18 @@ _PROBABILITIES = {"safe": "NEGLIGIBLE", "low": "LOW", "medium": "MEDIUM", "high"
 _RANK = {name: rank for rank, name in enumerate(_PROBABILITIES.values())}
 
 
-def prompt(memo: Memo, filtered: Any = None) -> Json:
-    """The answer to a blocked prompt. filtered: Azure's content_filter_result, if there was one."""
+def prompt(memo: Memo, filtered: Any = None, *, reason: str = "SAFETY", counted: Json | None = None) -> Json:
+    """The answer to a blocked prompt. filtered: Azure's content_filter_result, if there was one. reason: one of
+    Gemini's BlockReason. counted: usageMetadata, where the vendor counted."""
     ratings = safety_ratings(filtered)
     jailbreak = any(each["category"].endswith("JAILBREAK") and each.get("blocked") for each in ratings)
-    feedback: Json = {"blockReason": "JAILBREAK" if jailbreak else "SAFETY"}
+    feedback: Json = {"blockReason": "JAILBREAK" if jailbreak else reason}
     if ratings:
         feedback["safetyRatings"] = ratings
     answer: Json = {"promptFeedback": feedback}
-    if memo.prompt_tokens:
+    if counted:
+        answer["usageMetadata"] = counted
+    elif memo.prompt_tokens:
         answer["usageMetadata"] = {"promptTokenCount": memo.prompt_tokens, "totalTokenCount": memo.prompt_tokens}
     if memo.model:
         answer["modelVersion"] = memo.model

@@ -114,7 +114,7 @@ OPENAI: Mapping[str, Row] = {
 #   effort            takes output_config.effort
 
 ANTHROPIC_DEFAULT: Row = {
-    "max_output": 8192, "thinking": (), "efforts": (), "default_on": False, "always_on": False,
+    "max_output": 0, "thinking": (), "efforts": (), "default_on": False, "always_on": False,
     "off": {"type": "disabled"}, "off_effort_max": "", "sampling": "yes", "one_sampling": False, "forced_tools": "yes",
     "prefill": True, "prefix_bound": False, "structured": False, "strict_tools": False, "effort": False, "top_k": True,
 }  # fmt: skip
@@ -189,12 +189,17 @@ CONVERSE: Mapping[str, Row] = {
 }  # fmt: skip
 
 # --- Gemini -----------------------------------------------------------------------------------------------------------
-#   thinking          "budget", "level", "both" (either, one at a time) or "" (no thinkingConfig at all)
-#   budget_range      least and most budget; off whether 0 is allowed
+#   thinking          "budget" or "level": the only one taken; "both": either, one at a time; "": no thinkingConfig at
+#                     all; "any": nothing is known of the model, so it is asked as the client asked
+#   budget_range      least and most budget
+#   off               whether thinking can be switched off
 #   signatures        function calls must carry a thought signature
+# A deployment may also set:
+#   platform          "vertex" or "developer": whose fields are taken (otherwise the connection's options tell)
 
 GEMINI_DEFAULT: Row = {
-    "thinking": "both", "efforts": ("minimal", *_TO_HIGH), "budget_range": (128, 32768), "off": True, "signatures": False,
+    "thinking": "any", "efforts": ("minimal", *_TO_HIGH), "budget_range": (1, 32768), "off": True, "signatures": False,
+    "platform": "",
 }  # fmt: skip
 _GEMINI_3: Row = {"thinking": "both", "signatures": True, "off": False}
 

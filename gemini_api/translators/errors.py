@@ -130,6 +130,17 @@ def is_about_signatures(body: ErrorBody) -> bool:
     return "thought_signature" in words or "thought signature" in words or "thoughtsignature" in words
 
 
+_ROOM = re.compile(
+    r"(?i)maximum context length|context window|context_length|exceeds? (?:the )?(?:model'?s? )?context"
+    r"|too many (?:input )?tokens|(?:prompt|input) is too long"
+)
+
+
+def is_about_room(message: str) -> bool:
+    """The prompt does not fit the model, in the words of any vendor."""
+    return _ROOM.search(message) is not None
+
+
 # --- When to come back ------------------------------------------------------------------------------------------------
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

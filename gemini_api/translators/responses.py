@@ -11,13 +11,33 @@ from dataclasses import replace
 from typing import Any
 
 from gemini_api import signatures
-from gemini_api.translators import blocks, capabilities, chunks, errors, media, schema, thinking, tools, turns, usage
+from gemini_api.translators import blocked, capabilities, chunks, errors, media, schema, thinking, tools, turns, usage
 from gemini_api.translators.base import Json, Letter, Memo, Target
+from gemini_api.translators.chat_completions import (
+    ERROR_WORDS,
+    embed_request,
+    embed_response,
+    embed_usage,
+)
 from gemini_api.translators.losses import Losses, check_common
 from gemini_api.translators.names import LIMITS, Names
 from lib import json
 from routing.errors import Kind, UpstreamError, UpstreamRefusal
 from routing.framing import Frame
+
+# The same account serves embeddings, and in one way.
+__all__ = [
+    "Stream",
+    "count_request",
+    "count_response",
+    "embed_request",
+    "embed_response",
+    "embed_usage",
+    "error",
+    "language",
+    "request",
+    "response",
+]
 
 language = "responses"
 BACKEND = "OpenAI Responses"
@@ -289,7 +309,7 @@ def _format(payload: Json, config: Json, caps: capabilities.Row, memo: Memo, los
     if wanted.schema is not None:
         losses.drop(_ROW + ("responseJsonSchema" if "responseJsonSchema" in config else "responseSchema"))
     memo.json_fallback = True
-    told = schema.in_words(config)
+    told = wanted.in_words
     if wanted.schema is not None or not _says_json(payload["input"]):
         # Into the input: the vendor wants the word "JSON" there, instructions do not count everywhere.
         payload["input"] = [{"role": "developer", "content": told}, *payload["input"]]
@@ -519,26 +539,17 @@ def _counted(said: Json) -> Json | None:
 
 # --- Refusals ---------------------------------------------------------------------------------------------------------
 
-# The vendor's word -> what it means; anything else is decided by the HTTP status.
+# What only this language says; the rest is the vendor's vocabulary everywhere.
 _WORDS: dict[str, Kind] = {
-    "context_length_exceeded": "too_long",
-    "string_above_max_length": "invalid",
+    **ERROR_WORDS,
     "invalid_prompt": "invalid",
-    "insufficient_quota": "billing",
-    "billing_hard_limit_reached": "billing",
-    "billing_not_active": "billing",
-    "rate_limit_exceeded": "rate_limited",
-    "model_not_found": "not_found",
-    "DeploymentNotFound": "not_found",
-    "invalid_api_key": "credential",
-    "server_error": "server",
     "data_residency_mismatch": "invalid",
     "vector_store_timeout": "timeout",
+    "cancelled": "unavailable",
 }
 # The vendor's policy said no to the prompt (or, in a stream, to what came of it).
 _BLOCKED = {
-    "content_filter": "SAFETY",
-    "content_policy_violation": "SAFETY",
+    **dict.fromkeys(blocked.CODES, "SAFETY"),
     "image_content_policy_violation": "SAFETY",
     "bio_policy": "PROHIBITED_CONTENT",
     "cyber_policy": "PROHIBITED_CONTENT",
@@ -546,51 +557,59 @@ _BLOCKED = {
 }
 # Parameters that may be left out when a model refuses them; a retry without them is fair.
 _OPTIONAL = frozenset({"temperature", "top_p", "reasoning", "include", "top_logprobs"})
-_NOT_THIS_ONE = frozenset({"unsupported_parameter", "unsupported_value"})
+_NOT_THIS_ONE = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 
 
 def error(refusal: UpstreamRefusal, memo: Memo) -> UpstreamError | Json:
     said = errors.read(refusal.body)
-    if said.code in _BLOCKED:
+    if _is_block(said):
         return _blocked(said, memo)
-    understood = errors.understood(refusal, said, _WORDS)
+    return _refined(errors.understood(refusal, said, _WORDS), said)
+
+
+def _failure(said: Any) -> UpstreamError | errors.ErrorBody:
+    """An error inside an answer: an UpstreamError, or the ErrorBody of a block."""
+    body = errors.read_value(said)
+    if _is_block(body):
+        return body
+    kind: Kind = "invalid" if "image" in body.code else "server"  # invalid_image_url, image_too_large, ...
+    return _refined(errors.of_kind(_WORDS.get(body.code) or _WORDS.get(body.type) or kind, body), body)
+
+
+def _refined(understood: UpstreamError, said: errors.ErrorBody) -> UpstreamError:
+    """A prompt that is too long, a field that may be left out: said in words, or in `param`."""
+    if understood.kind != "invalid":
+        return understood
+    if errors.is_about_room(said.message):
+        return replace(understood, kind="too_long", message=errors.TOO_LONG)
     understood.drop_field = _droppable(said)
     return understood
 
 
 def _droppable(said: errors.ErrorBody) -> str:
-    """What a second try may leave out, after this refusal."""
+    """What a second try may leave out after this refusal."""
     if said.code == "invalid_encrypted_content" or "encrypted content" in said.message.lower():
         return "thoughtSignature"
     name = said.param.partition(".")[0]
     if name not in _OPTIONAL:
         return ""
     unverified = said.param == "reasoning.summary"  # summaries can need a verified organisation
-    return name if said.code in _NOT_THIS_ONE or unverified else ""
+    return name if unverified or said.code in _NOT_THIS_ONE else ""
 
 
-def _failure(said: Any) -> UpstreamError | errors.ErrorBody:
-    """An error inside an answer: an UpstreamError, or the ErrorBody of a block."""
-    body = errors.read_value(said)
-    if body.code in _BLOCKED:
-        return body
-    return errors.of_kind(_WORDS.get(body.code) or _IN_ANSWER.get(body.code) or _of_image(body.code), body)
+def _is_block(said: errors.ErrorBody) -> bool:
+    return said.code in _BLOCKED or _inner(said).get("code") in _BLOCKED
 
 
-_IN_ANSWER: dict[str, Kind] = {"cancelled": "unavailable"}
-
-
-def _of_image(code: str) -> Kind:
-    """Image errors are all the caller's: invalid_image_url, image_too_large, unsupported_image_media_type, ..."""
-    return "invalid" if "image" in code else "server"
+def _inner(said: errors.ErrorBody) -> Json:
+    inner = said.raw.get("innererror")
+    return inner if isinstance(inner, dict) else {}
 
 
 def _blocked(said: errors.ErrorBody, memo: Memo, counted: Json | None = None) -> Json:
-    reason = _BLOCKED[said.code]
-    found = said.raw.get("innererror")
-    results = found.get("content_filter_result") if isinstance(found, dict) else None
+    """Azure tells its filters' verdicts: in `innererror`, or in a list of filters."""
+    results = _inner(said).get("content_filter_result")
     filters = said.raw.get("content_filters")
     if results is None and isinstance(filters, list):
         results = next((each.get("content_filter_results") for each in filters if isinstance(each, dict)), None)
-    by_filter, ratings = blocks.ratings(results)
-    return blocks.blocked(memo, by_filter if ratings else reason, ratings=ratings, counted=counted)
+    return blocked.prompt(memo, results, reason=_BLOCKED.get(said.code, "SAFETY"), counted=counted)

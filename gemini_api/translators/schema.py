@@ -264,18 +264,6 @@ def answer_format(config: Json) -> AnswerFormat:
     return AnswerFormat(mode, wrap(schema), mode, schema)
 
 
-def in_words(config: Json) -> str:
-    """The format that a generationConfig asks for as an instruction, for models that no schema can bind."""
-    schema = _given_schema(config)
-    if not schema:
-        return "Answer with one JSON value and nothing else."
-    values = schema.get("enum")
-    if config.get("responseMimeType") in _ENUM_TYPES and isinstance(values, list):
-        return f"Answer with exactly one of these values and nothing else: {', '.join(_text(each) for each in values)}"
-    told = json.dumps(schema).decode()
-    return f"Answer with one JSON value and nothing else. It must be valid against this JSON Schema:\n{told}"
-
-
 def _given_schema(config: Json) -> Json | None:
     given = config.get("responseJsonSchema")
     if isinstance(given, dict):
