@@ -63,9 +63,7 @@ def check_model(context: KeyContext, model: str) -> None:
 
 
 def allows_model(context: KeyContext, model: str) -> bool:
-    if context.denied_models and _any(context.denied_models, model):
-        return False
-    return context.allowed_models is None or _any(context.allowed_models, model)
+    return _allows(context.allowed_models, context.denied_models, model)
 
 
 def is_over(context: KeyContext, now: float) -> bool:
@@ -80,16 +78,16 @@ def matches(pattern: str, name: str) -> bool:
     return _match(_pieces(pattern), name)
 
 
-@lru_cache(maxsize=4096)
-def _compiled(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[tuple[str, ...], ...]]:
-    """(plain names, the pieces of each pattern): what a list of patterns becomes once per key change."""
-    plain = frozenset(pattern for pattern in patterns if "*" not in pattern)
-    return plain, tuple(_pieces(pattern) for pattern in patterns if "*" in pattern)
+@lru_cache(maxsize=8192)
+def _allows(allowed: tuple[str, ...] | None, denied: tuple[str, ...], model: str) -> bool:
+    """By value, not by context: a key that is read again keeps its answers."""
+    if _any(denied, model):
+        return False
+    return allowed is None or _any(allowed, model)
 
 
 def _any(patterns: tuple[str, ...], name: str) -> bool:
-    plain, wild = _compiled(patterns)
-    return name in plain or any(_match(pieces, name) for pieces in wild)
+    return any(_match(_pieces(pattern), name) for pattern in patterns)
 
 
 @lru_cache(maxsize=4096)

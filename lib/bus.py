@@ -16,6 +16,7 @@ import hashlib
 import logging
 import secrets
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,9 @@ Poll = Callable[[], Mapping[str, int]]
 
 POLL_ALONE = 0.5  # seconds between polls when no pub/sub reaches this process
 POLL_BESIDE = 2.0  # seconds, as a backstop beside pub/sub
-PUBLISH_TIMEOUT = 0.2  # seconds: who saves a change never waits longer for Redis
+CONNECT_TIMEOUT = 1.0  # seconds: who saves a change never waits longer for Redis
+PUBLISH_TIMEOUT = 0.5
+PUBLISH_PAUSE = 2.0  # seconds without publishing after a failure: many changes in a row don't wait one by one
 PING = 5.0  # seconds of silence before the subscription is tested
 SILENCE = 10.0  # seconds of silence, pongs included, after which it counts as broken
 BACKOFF = (0.1, 0.25, 0.5, 1.0, 2.0)  # seconds before each next attempt to reconnect; the last one repeats
@@ -53,6 +56,7 @@ class Bus:
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
+        self._publish_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._poller: ThreadPoolExecutor | None = None
         self.connected = False
@@ -72,7 +76,7 @@ class Bus:
         return unsubscribe
 
     def publish_sync(self, topic: str, subject: str = "", version: int = 0) -> None:
-        """Tell everybody. Never raises and never takes longer than a fraction of a second: polling is the net below.
+        """Tell everybody. Never raises, and never waits long for Redis: polling is the net below.
 
         version: the topic's version after this change; 0: not known.
         """
@@ -82,6 +86,7 @@ class Bus:
             if client := self._publisher():
                 client.publish(channel(), json.dumps(message))
         except (redis.RedisError, OSError) as error:
+            self._publish_at = time.monotonic() + PUBLISH_PAUSE
             log.warning("A notice about %s was not published (%s); it will be noticed by polling.", topic, error)
 
     async def open(self, redis_url: str, poll: Poll | None = None) -> None:
@@ -201,13 +206,13 @@ class Bus:
 
     def _publisher(self) -> redis.Redis | None:
         url = settings.REDIS_URL if self._url is None else self._url
-        if not url:
+        if not url or time.monotonic() < self._publish_at:
             return None
         with self._lock:
             if self._client is None:
                 self._client = redis.Redis.from_url(
                     url,
-                    socket_connect_timeout=PUBLISH_TIMEOUT,
+                    socket_connect_timeout=CONNECT_TIMEOUT,
                     socket_timeout=PUBLISH_TIMEOUT,
                     retry=Retry(NoBackoff(), 0),
                 )

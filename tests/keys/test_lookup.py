@@ -277,3 +277,54 @@ def test_a_look_up_leaves_no_connection_behind(organization: Organization, make:
     ask(secret, keys)
     pool = connection.pool  # type: ignore[attr-defined]  # PostgreSQL's
     assert pool is None or pool.get_stats()["pool_size"] - pool.get_stats()["pool_available"] <= 1  # our own
+
+
+def test_a_database_that_hangs_does_not_hold_up_known_keys(
+    organization: Organization, make: Make, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "PATIENCE", 0.05)
+    monkeypatch.setattr(lookup, "PATIENCE_STALE", 0.05)
+    _, known = issue.issue(organization=organization, name="known")
+    _, unknown = issue.issue(organization=organization, name="unknown")
+    keys = make()
+    assert ask(known, keys).context is not None
+    counted.gate.clear()
+    keys.invalidate()
+    assert keys.cached(known, "header", "") is None  # once somebody has to find out
+    assert ask(known, keys).context is not None
+    assert keys.cached(known, "header", "") is not None  # then nobody waits any more
+    assert ask(unknown, keys).problem == "unavailable"
+    counted.gate.set()
+    asyncio.run(keys.close())  # what hung has come back
+    monkeypatch.undo()
+    assert ask(unknown, keys).context is not None
+
+
+def test_a_known_key_that_was_announced_as_changed_is_not_served_from_memory_during_an_outage(
+    organization: Organization, make: Make, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "PATIENCE", 0.05)
+    key, secret = issue.issue(organization=organization, name="ci")
+    keys = make()
+    assert ask(secret, keys).context is not None
+    counted.gate.clear()
+    keys.invalidate(str(key.pk))
+    assert ask(secret, keys).problem == "unavailable"
+
+
+def test_beyond_a_full_queue_the_answer_is_unavailable(
+    make: Make, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "WAITING_SIZE", 5)
+    keys = make()
+    counted.gate.clear()
+
+    async def flood() -> list[str]:
+        asking = [asyncio.create_task(keys.find(secrets.make(), "header", "")) for _ in range(50)]
+        await asyncio.to_thread(counted.at_the_gate.wait, 20)
+        counted.gate.set()
+        return [caller.problem for caller in await asyncio.gather(*asking)]
+
+    problems = asyncio.run(flood())
+    assert set(problems) == {"unavailable", "unknown"}
+    assert len(counted.asked) < 50

@@ -20,13 +20,14 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help='Print {"id": ..., "secret": ...}.')
 
     def handle(self, *args: Any, **options: Any) -> None:
-        key = wording.key(options["id"])
+        key, grace = wording.key(options["id"]), wording.duration(options["grace"])
         try:
-            secret = issue.rotate(key, wording.duration(options["grace"]), wording.actor())
+            secret = issue.rotate(key, grace, wording.actor())
         except issue.IssueError as error:
             raise CommandError(str(error)) from None
         if options["json"]:
             self.stdout.write(json.dumps({"id": str(key.pk), "secret": secret}))
             return
+        until = f"is refused after {options['grace']}" if grace else "is refused from now on"
         self.stdout.write(f"New secret of {key.name}:\n\n    {secret}\n")
-        self.stdout.write(f"This is the only time it is shown. The old one ends after {options['grace']}.")
+        self.stdout.write(f"This is the only time it is shown. The old one {until}.")
