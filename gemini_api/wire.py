@@ -532,7 +532,8 @@ def _schema(value: Any, unknown: Unknown) -> Json:
         solid = [kind for kind in kinds if str(kind).lower() != "null"]
         if len(solid) == 1:
             value = {**value, "type": solid[0], "nullable": len(solid) < len(kinds)}
-    return _plain_schema(value, unknown)
+    schema: Json = _plain_schema(value, unknown)
+    return schema
 
 
 def _schema_or_bool(value: Any, unknown: Unknown) -> Json | bool:
