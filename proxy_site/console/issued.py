@@ -37,7 +37,9 @@ class Client:
 
 def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
     """With the secret the first time it is looked at; afterwards the same page says that it is gone."""
-    key = principal_of(request).scope(VirtualKey.objects.select_related("organization", "team")).filter(pk=key_id).first()
+    key = (
+        principal_of(request).scope(VirtualKey.objects.select_related("organization", "team")).filter(pk=key_id).first()
+    )
     if key is None:
         raise Http404
     secret = once.take(request, str(key_id))
@@ -68,7 +70,10 @@ def base_url(request: HttpRequest) -> str:
 def model_for(key: VirtualKey) -> str:
     """A model this key may use, for the snippets."""
     rows = PublicModel.objects.filter(enabled=True, organization_id__isnull=True)
-    names = [*rows.values_list("name", flat=True), *key.organization.public_models.filter(enabled=True).values_list("name", flat=True)]
+    names = [
+        *rows.values_list("name", flat=True),
+        *key.organization.public_models.filter(enabled=True).values_list("name", flat=True),
+    ]
     allowed = key.allowed_models
     for name in names:
         if any(matches(pattern, name) for pattern in key.denied_models):
@@ -92,7 +97,10 @@ def clients(base: str, secret: str, model: str) -> list[Client]:
             "gemini-cli",
             "Without the settings entry gemini-cli stops with exit code 41. GOOGLE_API_KEY wins over GEMINI_API_KEY when both are set.",
             (
-                Snippet("Shell", f'export GEMINI_API_KEY="{secret}"\nexport GOOGLE_GEMINI_BASE_URL="{base}"\ngemini -m {model} -p "Say hello"'),
+                Snippet(
+                    "Shell",
+                    f'export GEMINI_API_KEY="{secret}"\nexport GOOGLE_GEMINI_BASE_URL="{base}"\ngemini -m {model} -p "Say hello"',
+                ),
                 Snippet("~/.gemini/settings.json", entry),
             ),
         ),

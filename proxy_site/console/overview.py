@@ -106,7 +106,13 @@ def cards(totals: dict[str, int], ttft: list[int], principal: Principal, name: s
     unpriced = f"{figures.compact(totals['unpriced'])} without a price" if totals["unpriced"] else "every call priced"
     cached = figures.percent(totals["cached_tokens"], totals["prompt_tokens"])
     return [
-        {"label": "Spend", "figure": figures.dollars(totals["cost_nano"]), "unit": "USD", "note": unpriced, "link": requests},
+        {
+            "label": "Spend",
+            "figure": figures.dollars(totals["cost_nano"]),
+            "unit": "USD",
+            "note": unpriced,
+            "link": requests,
+        },
         {
             "label": "Requests",
             "figure": figures.compact(totals["requests"]),
@@ -183,7 +189,8 @@ def first_tokens(buckets: QuerySet[UsageBucket], chosen: Range, starts: list[dat
         {
             "label": label,
             "data": [
-                histogram.percentile(merged_counts[at], share) if at in merged_counts else None for at in range(len(starts))
+                histogram.percentile(merged_counts[at], share) if at in merged_counts else None
+                for at in range(len(starts))
             ],
         }
         for label, share in (("p50", 0.5), ("p95", 0.95))
@@ -194,7 +201,11 @@ def first_tokens(buckets: QuerySet[UsageBucket], chosen: Range, starts: list[dat
 
 
 def top_keys(buckets: QuerySet[UsageBucket]) -> list[dict[str, Any]]:
-    rows = buckets.values("key_id", "key").annotate(spend=Sum("cost_nano"), asked=Sum("requests")).order_by("-spend", "-asked")
+    rows = (
+        buckets.values("key_id", "key")
+        .annotate(spend=Sum("cost_nano"), asked=Sum("requests"))
+        .order_by("-spend", "-asked")
+    )
     found = list(rows[:8])
     most = max((row["spend"] for row in found), default=0) or 1
     return [row | {"share": round(100 * row["spend"] / most)} for row in found]
@@ -203,7 +214,9 @@ def top_keys(buckets: QuerySet[UsageBucket]) -> list[dict[str, Any]]:
 def recent_errors(principal: Principal) -> list[dict[str, Any]]:
     """The last day's failures, grouped by what they said."""
     since = first_uuid7(int((timezone.now() - timedelta(days=1)).timestamp() * 1000))
-    records = principal.scope(RequestRecord.objects.filter(pk__gte=since, http_status__gte=400).exclude(http_status=499))
+    records = principal.scope(
+        RequestRecord.objects.filter(pk__gte=since, http_status__gte=400).exclude(http_status=499)
+    )
     groups: dict[tuple[int, str], dict[str, Any]] = {}
     for record in records.order_by("-pk").only("pk", "http_status", "status", "error", "model", "started_at")[:200]:
         group = groups.setdefault(
@@ -217,14 +230,18 @@ def recent_errors(principal: Principal) -> list[dict[str, Any]]:
 def deployments(principal: Principal, buckets: QuerySet[UsageBucket]) -> list[dict[str, Any]]:
     rows = list(principal.scope(Deployment.objects.select_related("model", "connection"))[:30])
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for deployment_id, status, count in buckets.values_list("deployment_id", "status").annotate(Sum("requests")).order_by():
+    for deployment_id, status, count in (
+        buckets.values_list("deployment_id", "status").annotate(Sum("requests")).order_by()
+    ):
         counts[deployment_id][OUTCOMES.get(status, "Error")] += count
     found = []
     for row in rows:
         mine = counts[str(row.pk)]
         asked = sum(mine.values())
         failed = mine["Error"]
-        state = "off" if not (row.enabled and row.connection.enabled) else "bad" if asked and failed * 2 > asked else "ok"
+        state = (
+            "off" if not (row.enabled and row.connection.enabled) else "bad" if asked and failed * 2 > asked else "ok"
+        )
         found.append({"row": row, "asked": asked, "failed": figures.percent(failed, asked), "state": state})
     return sorted(found, key=lambda each: -each["asked"])[:8]
 
@@ -235,16 +252,41 @@ def deployments(principal: Principal, buckets: QuerySet[UsageBucket]) -> list[di
 def steps(principal: Principal, called: bool) -> list[dict[str, Any]]:
     """What is still to do before the first call; empty once all is done."""
     has_key = principal.scope(VirtualKey.objects.all()).exists()
-    first = {"label": "Create a key", "text": "Three fields; its secret is shown once.", "done": has_key, "link": reverse("admin:keys_virtualkey_add")}
-    last = {"label": "Send a request", "text": "With the snippet beside the new secret.", "done": called, "link": reverse("admin:usage_requestrecord_changelist")}
+    first = {
+        "label": "Create a key",
+        "text": "Three fields; its secret is shown once.",
+        "done": has_key,
+        "link": reverse("admin:keys_virtualkey_add"),
+    }
+    last = {
+        "label": "Send a request",
+        "text": "With the snippet beside the new secret.",
+        "done": called,
+        "link": reverse("admin:usage_requestrecord_changelist"),
+    }
     found = [first, last]
     if principal.is_platform_admin:
         connected, deployed = Connection.objects.exists(), Deployment.objects.exists()
         tested = Connection.objects.exclude(sealed_credential="").exists()
         found = [
-            {"label": "Add a connection", "text": "Your account at a provider.", "done": connected, "link": reverse("admin:routing_connection_add")},
-            {"label": "Test it", "text": "One token, from the connection's page.", "done": tested and deployed, "link": reverse("admin:routing_connection_changelist")},
-            {"label": "Add a model", "text": "The name clients ask for, and who answers.", "done": deployed, "link": reverse("admin:routing_publicmodel_add")},
+            {
+                "label": "Add a connection",
+                "text": "Your account at a provider.",
+                "done": connected,
+                "link": reverse("admin:routing_connection_add"),
+            },
+            {
+                "label": "Test it",
+                "text": "One token, from the connection's page.",
+                "done": tested and deployed,
+                "link": reverse("admin:routing_connection_changelist"),
+            },
+            {
+                "label": "Add a model",
+                "text": "The name clients ask for, and who answers.",
+                "done": deployed,
+                "link": reverse("admin:routing_publicmodel_add"),
+            },
             *found,
         ]
     return [] if all(step["done"] for step in found) else found

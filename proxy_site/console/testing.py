@@ -29,7 +29,9 @@ def connection(request: HttpRequest, connection_id: uuid.UUID) -> JsonResponse:
 
 @require_POST
 def deployment(request: HttpRequest, deployment_id: uuid.UUID) -> JsonResponse:
-    found = principal_of(request).scope(Deployment.objects.select_related("connection").filter(pk=deployment_id)).first()
+    found = (
+        principal_of(request).scope(Deployment.objects.select_related("connection").filter(pk=deployment_id)).first()
+    )
     if found is None or not principal_of(request).may("change", found):
         raise Http404
     return ask(found.connection, found.upstream_model)

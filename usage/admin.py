@@ -1,0 +1,219 @@
+"""Request records (read-only, keyset pages, no counts) and price overrides in the admin."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from keys.dates import ago
+from keys.models import Organization, VirtualKey
+from keys.principal import Principal
+from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin
+from lib.ids import first_uuid7
+from routing.models import Deployment, PublicModel
+from usage import figures
+from usage.models import PriceOverride, RequestRecord
+
+PAGE = 50
+RANGES = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+OUTCOMES = {
+    "ok": Q(http_status__lt=400),
+    "limited": Q(http_status=429),
+    "client": Q(http_status__gte=400, http_status__lt=500) & ~Q(http_status__in=[429, 499]),
+    "server": Q(http_status__gte=500),
+    "cancelled": Q(http_status=499),
+}
+OUTCOME_LABELS = [
+    ("ok", "Success"),
+    ("limited", "Rate limited"),
+    ("client", "Client error"),
+    ("server", "Server error"),
+    ("cancelled", "Client left"),
+]
+
+
+class Filters:
+    """What the query string of the requests page asks for. Unknown values are no filter; a bad id finds nothing."""
+
+    TEXT = ("organization", "team", "key", "model", "deployment", "backend", "status", "label")
+
+    def __init__(self, request: HttpRequest) -> None:
+        given = request.GET
+        self.values = {name: given[name] for name in self.TEXT if given.get(name)}
+        self.range = given.get("range", "") if given.get("range") in RANGES else "7d"
+        self.outcome = given.get("outcome", "") if given.get("outcome") in OUTCOMES else ""
+        self.stream = given.get("stream", "") if given.get("stream") in ("yes", "no") else ""
+        self.id = given.get("id", "").strip()
+
+    def apply(self, records: QuerySet[RequestRecord]) -> QuerySet[RequestRecord]:
+        columns = {"organization": "organization_id", "team": "team_id", "key": "key_id", "deployment": "deployment_id"}
+        if self.id:
+            try:
+                return records.filter(pk=uuid.UUID(self.id))
+            except ValueError:
+                return records.none()
+        since = timezone.now() - RANGES[self.range]
+        records = records.filter(pk__gte=first_uuid7(int(since.timestamp() * 1000)))
+        records = records.filter(**{columns.get(name, name): value for name, value in self.values.items()})
+        if self.outcome:
+            records = records.filter(OUTCOMES[self.outcome])
+        if self.stream:
+            records = records.filter(stream=self.stream == "yes")
+        return records
+
+    def query(self, **changed: str) -> str:
+        """The same filters as a query string, with some changed; "" takes one away."""
+        now = {
+            **self.values,
+            "range": self.range,
+            "outcome": self.outcome,
+            "stream": self.stream,
+            "id": self.id,
+            **changed,
+        }
+        return urlencode({name: value for name, value in now.items() if value})
+
+
+def page_of(records: QuerySet[RequestRecord], request: HttpRequest) -> tuple[list[RequestRecord], str, str]:
+    """Fifty rows by keyset: (rows newest first, the id to go on before, the id to go back after). Never counts."""
+    before, after = parsed(request.GET.get("before")), parsed(request.GET.get("after"))
+    if after:
+        rows = list(reversed(records.filter(pk__gt=after).order_by("pk")[: PAGE + 1]))
+        newer, older = len(rows) > PAGE, True
+        rows = rows[-PAGE:]
+    else:
+        if before:
+            records = records.filter(pk__lt=before)
+        rows = list(records.order_by("-pk")[: PAGE + 1])
+        newer, older = before is not None, len(rows) > PAGE
+        rows = rows[:PAGE]
+    return rows, str(rows[-1].pk) if older and rows else "", str(rows[0].pk) if newer and rows else ""
+
+
+def parsed(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text or "")
+    except ValueError:
+        return None
+
+
+@admin.register(RequestRecord)
+class RequestRecordAdmin(ReadOnlyAdmin):
+    """One row per call. The list is a page of our own, because Django's would count the rows."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            self.refuse("view")
+        filters = Filters(request)
+        rows, older, newer = page_of(filters.apply(self.get_queryset(request)), request)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Requests",
+            "opts": self.opts,
+            "rows": rows,
+            "filters": filters,
+            "choices": choices_of(self.principal(request)),
+            "ranges": [(name, filters.query(range=name)) for name in RANGES],
+            "outcomes": OUTCOME_LABELS,
+            "older": filters.query(before=older) if older else "",
+            "newer": filters.query(after=newer) if newer else "",
+            "filtered": bool(filters.values or filters.outcome or filters.stream or filters.id),
+        }
+        return TemplateResponse(request, "gatehouse/requests.html", context)
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        if object_id is None:
+            raise Http404
+        record = self.get_object(request, object_id)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Request",
+            "subtitle": str(record.pk),
+            "opts": self.opts,
+            "record": record,
+            "attempts": figures.waterfall(record),
+            "tokens": figures.token_lines(record),
+        }
+        return TemplateResponse(request, "gatehouse/request.html", context)
+
+
+def choices_of(principal: Principal) -> dict[str, list[tuple[str, str]]]:
+    """What the selects of the requests page offer: things this person may see."""
+    keys = principal.scope(VirtualKey.objects.order_by("name"))[:500]
+    models = principal.scope(PublicModel.objects.order_by("name")).values_list("name", flat=True)[:500]
+    deployments = principal.scope(Deployment.objects.select_related("connection"))[:500]
+    organizations = principal.scope(Organization.objects.all())[:500]
+    return {
+        "organizations": [(str(row.pk), row.name) for row in organizations],
+        "keys": [(str(row.pk), row.name) for row in keys],
+        "models": [(name, name) for name in dict.fromkeys(models)],
+        "deployments": [(str(row.pk), str(row)) for row in deployments],
+    }
+
+
+# Prices
+
+
+class PriceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
+    deployment_id = forms.ChoiceField(label="Deployment", widget=UnfoldAdminSelectWidget)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "deployment_id" in self.fields:
+            rows = Deployment.objects.select_related("connection", "model")
+            self.fields["deployment_id"].choices = [(str(row.pk), f"{row.model}: {row}") for row in rows]  # type: ignore[attr-defined]  # a ChoiceField
+
+
+@admin.register(PriceOverride)
+class PriceOverrideAdmin(ScopedAdmin):
+    """What a deployment's tokens really cost. Money is the platform's: only its admins change it."""
+
+    form = PriceForm
+    topic = "catalog"
+    audit_name = "price"
+    list_display = ("deployment", "input_price", "output_price", "since")
+    fieldsets = (
+        (None, {"fields": ("deployment_id", "valid_from", ("input", "output"))}),
+        (
+            "Classes with their own price (USD per million tokens; empty: as input or output)",
+            {"fields": (("cached_input", "cache_write"), ("thoughts", "audio_input"), ("image_input", "audio_output"))},
+        ),
+        ("Long prompts", {"fields": ("long_context_from", ("long_input", "long_cached_input", "long_output"))}),
+    )
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {
+            "valid_from": timezone.now().replace(second=0, microsecond=0),
+            **super().get_changeform_initial_data(request),
+        }
+
+    @display(description="Deployment")
+    def deployment(self, row: PriceOverride) -> str:
+        found = Deployment.objects.filter(pk=row.deployment_id).select_related("connection").first()
+        return str(found) if found else "a deployment that is gone"
+
+    @display(description="Input $/M")
+    def input_price(self, row: PriceOverride) -> str:
+        return format_html('<span class="gh-figure">{}</span>', f"{row.input.normalize():f}")
+
+    @display(description="Output $/M")
+    def output_price(self, row: PriceOverride) -> str:
+        return format_html('<span class="gh-figure">{}</span>', f"{row.output.normalize():f}")
+
+    @display(description="From", ordering="valid_from")
+    def since(self, row: PriceOverride) -> str:
+        return ago(row.valid_from)
