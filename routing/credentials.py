@@ -185,6 +185,13 @@ def open_text(purpose: str, row_id: str, sealed: str, *, organization: str = "",
     return text.decode()
 
 
+def reseal(connection: Connection) -> str:
+    """The connection's envelope, under the first key; references stay references. Raises CredentialError."""
+    place = {"organization": _organization(connection)}
+    text = open_text(PURPOSE, str(connection.pk), connection.sealed_credential, **place)
+    return seal_text(PURPOSE, str(connection.pk), text, **place)
+
+
 def sealed_by_first_key(sealed: str) -> bool:
     """Whether `manage.py rekey` has nothing to do here."""
     return not sealed or sealed.split("|")[1:2] == [next(iter(_keyring()))]

@@ -171,7 +171,8 @@ def service_account_token(text: str, *, allow_private: bool) -> tokens.Token:
     """Signed and sent to the `token_uri` of the key file, wherever that is: the address guard has a say."""
     from google.oauth2 import service_account  # noqa: PLC0415 - as above
 
-    credentials = service_account.Credentials.from_service_account_info(service_account_info(text), scopes=SCOPES)
+    kind: Any = service_account.Credentials
+    credentials = kind.from_service_account_info(service_account_info(text), scopes=SCOPES)
     credentials.refresh(functools.partial(_google_request, allow_private=allow_private))
     return _lasting(credentials)
 

@@ -31,6 +31,8 @@ class Wire:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def write(self, data: bytes) -> None:
+        if self.writer.is_closing():  # uvloop raises, asyncio does not
+            return
         self.writer.write(data)
         with contextlib.suppress(ConnectionError):
             await self.writer.drain()
