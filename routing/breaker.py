@@ -108,14 +108,12 @@ class Breaker:
         if effect == "nothing":
             return False
         if effect == "hold":
-            return self._open(now, HELD, kind)
+            return self.state(now) != "held" and self._open(now, HELD, kind)
         if effect == "cool":
-            return self._cool(now, self._pause(retry_after), kind)
+            return self._cool(now, retry_after, COOL_MOST, kind)
         self.recent.add(now, bad=1)
         self.consecutive += 1
-        asked = kind == "unavailable" and retry_after is not None and retry_after > 0
-        if asked and retry_after is not None:
-            self._cool(now, min(max(retry_after, COOL_LEAST), UNAVAILABLE_MOST), kind)
+        asked = kind == "unavailable" and bool(retry_after) and self._cool(now, retry_after, UNAVAILABLE_MOST, kind)
         if now < self.open_until or (self.trial and not probe):
             return asked  # a call that began before the opening: known already
         if self.trial or self.consecutive >= CONSECUTIVE or (not spare_on_ratio and self._mostly_failing(now)):
@@ -123,13 +121,16 @@ class Breaker:
             return self._open(now, span * (0.9 + 0.2 * jitter), kind)
         return asked
 
-    def mirror(self, *, open_until: float, cooling_until: float, cause: str, openings: int) -> None:
-        """Take over what another process found out. Only ever lengthens."""
-        if open_until > self.open_until:
+    def mirror(self, now: float, *, open_until: float, cooling_until: float, cause: str, openings: int) -> None:
+        """Take over what another process found out. Only ever lengthens; a tenth of a second is the clocks' doing."""
+        if open_until > self.open_until + 0.1:
             self.open_until, self.trial, self.good_probes, self.cause = open_until, True, 0, cause
             self.openings = max(self.openings, openings)
-        if cooling_until > self.cooling_until:
-            self.cooling_until, self.cause = cooling_until, cause
+            self.opened_at = now
+        if cooling_until > self.cooling_until + 0.1:
+            self.cooling_until = cooling_until
+            if not self.trial:
+                self.cause = cause
         self.blocked_until = max(self.open_until, self.cooling_until)
 
     def reset(self) -> None:
@@ -139,11 +140,6 @@ class Breaker:
         self.good_probes = self.openings = self.consecutive = self.coolings = 0
         self.cause = ""
         self.recent.clear()
-
-    def _pause(self, retry_after: float | None) -> float:
-        if retry_after is not None and retry_after > 0:
-            return min(max(retry_after, COOL_LEAST), COOL_MOST)
-        return min(COOL_FIRST * 2.0**self.coolings, COOL_GUESS_MOST)
 
     def _mostly_failing(self, now: float) -> bool:
         good, bad = self.recent.totals(now)
@@ -171,14 +167,21 @@ class Breaker:
         self.cause = kind
         return True
 
-    def _cool(self, now: float, span: float, kind: Kind) -> bool:
-        if now >= self.cooling_until:
+    def _cool(self, now: float, retry_after: float | None, most: float, kind: Kind) -> bool:
+        """As long as the vendor asks; without a word longer each time, but not for each of many calls in flight."""
+        if retry_after is not None and retry_after > 0:
+            span = min(max(retry_after, COOL_LEAST), most)
+        elif now < self.cooling_until:
+            return False
+        else:
+            span = min(COOL_FIRST * 2.0**self.coolings, COOL_GUESS_MOST)
             self.coolings = min(self.coolings + 1, 10)
+        longer = now + span > self.cooling_until + 0.5
         self.cooling_until = max(self.cooling_until, now + span)
         self.blocked_until = max(self.open_until, self.cooling_until)
         if not self.trial:
             self.cause = kind
-        return True
+        return longer
 
 
 class Ring:

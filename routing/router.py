@@ -85,13 +85,11 @@ class EmptyAnswer(UpstreamError):
 
 
 class Router:
-    """Chooses from a board. Clock and chance come in, so that a simulation can replace both."""
+    """Chooses from a board. The clock (the board's) and chance come in, so that a simulation can replace both."""
 
-    def __init__(
-        self, scores: Board, clock: Callable[[], float] = time.monotonic, random: chance.Random | None = None
-    ) -> None:
+    def __init__(self, scores: Board, random: chance.Random | None = None) -> None:
         self.board = scores
-        self.clock = clock
+        self.clock = scores.clock
         self.random = random or chance.Random()
         self.conversations: dict[str, tuple[str, float]] = {}  # affinity key: deployment id, time; oldest first
 
@@ -456,6 +454,7 @@ class Attempt:
             note.outcome = outcome
             note.duration_ms = int((now - self.began) * 1000)
             note.error, note.provider_status = text[:300], status
+        score.ended(outcome, now + router.board.epoch, self._ttft, now - self.began, text[:300])
         if outcome == "ok":
             self._proved(now)
             if self._route.hints.affinity_key:

@@ -7,6 +7,7 @@ scores_memory.py keeps the scores of this process, scores_redis.py shares them b
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from routing.breaker import Breaker, Ring
@@ -42,6 +43,11 @@ class Latency:
         self.value = self.value * kept + sample * (1.0 - kept)
         self.at = now
         self.samples += 1
+
+    def adopt(self, value: float, now: float) -> None:
+        """Start from what another process measured."""
+        if not self.samples:
+            self.value, self.at, self.samples = value, now, 1
 
 
 class RetryBudget:
@@ -104,6 +110,96 @@ class Minute:
             self.minute = minute
 
 
+# Upper bounds of the latency histogram in milliseconds, a quarter more from one to the next; 5 ms to 10 minutes.
+BOUNDS_MS = tuple(round(5 * 1.25**step) for step in range(53))
+
+
+class Tally:
+    """What happened, in slots of five minutes over a day: outcomes, and for an hour how long things took.
+
+    known: what all processes told the store. fresh: what this one has not told yet; without a store that is all.
+    unread: the day before was not read from the store yet.
+    Field names: an outcome ("ok", "timeout", ...), or "first:" and "total:" with a place in BOUNDS_MS.
+    """
+
+    WIDTH, KEPT, DETAILED = 300, 288, 12
+
+    __slots__ = ("_last", "fresh", "known", "unread")
+
+    def __init__(self) -> None:
+        self.unread = True
+        self.known: dict[int, dict[str, int]] = {}
+        self.fresh: dict[int, dict[str, int]] = {}
+        self._last = 0
+
+    def add(self, unix: float, *fields: str) -> None:
+        slot = int(unix) // self.WIDTH
+        if slot != self._last:
+            self._last = slot
+            self._sweep(slot)
+        counts = self.fresh.setdefault(slot, {})
+        for name in fields:
+            counts[name] = counts.get(name, 0) + 1
+
+    def since(self, unix: float, seconds: float) -> dict[str, int]:
+        """Everything of the last `seconds`, rounded up to whole slots."""
+        first = int(unix - seconds) // self.WIDTH + 1
+        sums: dict[str, int] = {}
+        for slots in (self.known, self.fresh):
+            for slot, counts in slots.items():
+                if slot >= first:
+                    for name, count in counts.items():
+                        sums[name] = sums.get(name, 0) + count
+        return sums
+
+    def told(self, slot: int, counts: dict[str, int]) -> None:
+        """The store has counted this: it is not fresh any more."""
+        fresh, known = self.fresh.get(slot, {}), self.known.setdefault(slot, {})
+        for name, count in counts.items():
+            known[name] = known.get(name, 0) + count
+            left = fresh.get(name, 0) - count
+            if left > 0:
+                fresh[name] = left
+            else:
+                fresh.pop(name, None)
+        if not fresh:
+            self.fresh.pop(slot, None)
+
+    def _sweep(self, current: int) -> None:
+        for slots in (self.known, self.fresh):
+            for slot in [slot for slot in slots if slot <= current - self.KEPT]:
+                del slots[slot]
+            for slot, counts in slots.items():
+                if slot <= current - self.DETAILED:
+                    for name in [name for name in counts if ":" in name]:
+                        del counts[name]
+
+
+def bucket(seconds: float) -> int:
+    """The place of a time in BOUNDS_MS."""
+    return min(bisect_left(BOUNDS_MS, seconds * 1000), len(BOUNDS_MS) - 1)
+
+
+def percentile(counts: dict[str, int], prefix: str, share: float) -> int | None:
+    """Milliseconds that `share` of the calls stayed below (the upper bound of a bucket), None without calls."""
+    found = sorted((int(name[len(prefix) :]), count) for name, count in counts.items() if name.startswith(prefix))
+    left = share * sum(count for _, count in found)
+    for place, count in found:
+        left -= count
+        if left <= 0:
+            return BOUNDS_MS[place]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last thing that went wrong: when (Unix seconds), an error kind, and the vendor's or our words."""
+
+    at: float
+    kind: str
+    text: str
+
+
 @dataclass(slots=True, eq=False)
 class Score:
     """One deployment as the strategies see it.
@@ -118,10 +214,12 @@ class Score:
     streams: Latency = field(default_factory=Latency)
     answers: Latency = field(default_factory=Latency)
     minute: Minute = field(default_factory=Minute)
+    tally: Tally = field(default_factory=Tally)
     running: int = 0
     elsewhere: int = 0
     price: int | None = None
     last_success: float = -math.inf
+    last_failure: Failure | None = None
     limited: bool = False
     tier: int = 0
 
@@ -137,6 +235,16 @@ class Score:
     @property
     def in_flight(self) -> int:
         return self.running + self.elsewhere
+
+    def ended(self, outcome: str, unix: float, first: float | None, total: float, text: str = "") -> None:
+        """Count one finished try. unix: Unix seconds; first, total: seconds, first None when nothing came."""
+        if outcome == "ok":
+            heard = (f"first:{bucket(first)}",) if first is not None else ()
+            self.tally.add(unix, outcome, f"total:{bucket(total)}", *heard)
+            return
+        self.tally.add(unix, outcome)
+        if outcome != "cancelled":
+            self.last_failure = Failure(unix, outcome, text)
 
     def latency(self, stream: bool) -> Latency:
         return self.streams if stream else self.answers

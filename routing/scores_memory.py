@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -42,7 +43,9 @@ class Board:
     price_of: nano-dollars of a reference call at a deployment, None when unknown; set at start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, epoch: float | None = None) -> None:
+        self.clock = clock
+        self.epoch = time.time() - clock() if epoch is None else epoch  # added to the clock it gives Unix time
         self.scores: dict[str, Score] = {}
         self.alert: Callable[[DeploymentEntry, str], None] = log_alert
         self.changed: Callable[[Score, float], None] = ignore
