@@ -7,19 +7,23 @@ unknown, which is not the same as free.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 import genai_prices
-from asgiref.sync import sync_to_async
+from django.db import Error, connection
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import TieredPrices
 
+from lib import bus
 from routing.catalog import DeploymentEntry
 from usage.event import Tokens
 from usage.models import PriceOverride
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 NANO = 10**9
 _FEMTO_PER_NANO = 10**6
 _QUARTER = 900  # seconds a resolved price is kept: some vendors price by time of day
+RETRY = 5.0  # seconds
 _SURE = 2  # an estimated prompt this many times below a long-context tier will not reach it
 
 
@@ -241,7 +246,9 @@ def from_override(row: PriceOverride) -> RateCard:
             row.audio_input, row.image_input, row.audio_output,
         )  # fmt: skip
         tiers = ((row.long_context_from, _rates(*long)),)
-    return RateCard(f"override {row.valid_from:%Y-%m-%dT%H:%M:%SZ} {str(row.id)[-12:]}", _rates(*base), tiers)
+    rates = _rates(*base)
+    version = f"override {row.valid_from:%Y-%m-%dT%H:%M:%SZ} {crc32(repr((rates, tiers)).encode()):08x}"
+    return RateCard(version, rates, tiers)
 
 
 def load() -> None:
@@ -254,15 +261,60 @@ def load() -> None:
     _cards.clear()
 
 
+def _load_and_hang_up() -> None:
+    try:
+        load()
+    finally:
+        connection.close()
+
+
 async def reload() -> None:
     """As `load`, from the event loop."""
-    await sync_to_async(load)()
+    await asyncio.to_thread(_load_and_hang_up)
+
+
+_follower: asyncio.Task[None] | None = None
 
 
 async def open() -> None:
-    """Read the overrides. Unreadable ones stop the start: a wrong price is worse than a late start."""
-    await reload()
+    """Read the overrides, then follow the notices. Unreadable ones stop the start: a wrong price is worse."""
+    global _follower
+    changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def noticed(subject: str) -> None:
+        """From any thread."""
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(changed.set)
+
+    unsubscribe = bus.subscribe("catalog", noticed)
+    try:
+        await reload()
+    except BaseException:
+        unsubscribe()
+        raise
+    _follower = asyncio.create_task(_follow(changed, unsubscribe), name="prices.follow")
+
+
+async def _follow(changed: asyncio.Event, unsubscribe: Callable[[], None]) -> None:
+    """Reload after each notice; while the database is gone the known prices hold and it tries again."""
+    try:
+        while True:
+            await changed.wait()
+            changed.clear()
+            try:
+                await reload()
+            except Error as error:
+                logger.warning("Prices could not be read again (%s); the known ones hold.", error)
+                await asyncio.sleep(RETRY)
+                changed.set()
+    finally:
+        unsubscribe()
 
 
 async def close() -> None:
+    global _follower
+    if _follower is not None:
+        _follower.cancel()
+        await asyncio.gather(_follower, return_exceptions=True)
+        _follower = None
     _cards.clear()

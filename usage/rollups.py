@@ -1,4 +1,7 @@
-"""Roll-ups: records added up into UsageBucket rows of 60 and 900 seconds, in UTC.
+"""Roll-ups: records added up into UsageBucket rows of a minute, a quarter of an hour and a day, in UTC.
+
+Minutes are for looking at the last hours and go after a few days. Quarters are exact in every time zone. Days make
+long ranges cheap: a range is read as its whole days and the quarters at its edges (summaries.py).
 
 Records are first added up in Python, so that the database sees each bucket once a batch, in sorted order (two
 processes that upsert the same buckets then wait for each other instead of dead-locking).
@@ -18,7 +21,8 @@ from lib import json
 from usage import histogram
 from usage.records import AT, Row
 
-WIDTHS = (60, 900)
+MINUTE, QUARTER, DAY = 60, 900, 86_400
+WIDTHS = (MINUTE, QUARTER, DAY)  # seconds
 
 KEY = ("organization_id", "team_id", "key_id", "model", "deployment_id", "action", "status", "label")
 NAMES = ("organization", "team", "key", "owner", "deployment", "backend")  # of the id beside them; the newest holds
@@ -61,7 +65,7 @@ def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:
     for row in rows:
         started, stream, flags, cost, total_ms, ttft_ms = _parts(row)
         second = int(started.timestamp())
-        key = (60, second - second % 60, *_key(row))
+        key = (MINUTE, second - second % MINUTE, *_key(row))
         bucket = minutes.get(key)
         if bucket is None:
             bucket = minutes[key] = Bucket(_names(row))
@@ -70,7 +74,7 @@ def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:
         sums[0] += 1
         sums[1] += stream
         sums[2] += cost is None
-        sums[3] += '"estimated"' in flags
+        sums[3] += "estimated" in flags  # JSON text or a list, both will do
         sums[4] += prompt
         sums[5] += cached
         sums[6] += written
@@ -113,11 +117,13 @@ def upsert(buckets: dict[BucketKey, Bucket]) -> None:
 
 
 def _values(key: BucketKey, bucket: Bucket) -> tuple[Any, ...]:
-    start: Any = datetime.fromtimestamp(key[1], UTC)
-    if connection.vendor != "postgresql":
-        start = start.replace(tzinfo=None).isoformat(" ")
     histograms = (json.dumps(bucket.ttft).decode(), json.dumps(bucket.total).decode())
-    return (key[0], start, *key[2:], *bucket.names, *bucket.sums, *histograms)
+    return (key[0], _start(key), *key[2:], *bucket.names, *bucket.sums, *histograms)
+
+
+def _start(key: BucketKey) -> Any:
+    start = datetime.fromtimestamp(key[1], UTC)
+    return start if connection.vendor == "postgresql" else start.replace(tzinfo=None).isoformat(" ")
 
 
 # The sum of two JSON arrays, `{}` standing for the column.
@@ -143,3 +149,18 @@ def _statement(vendor: str, source: str) -> str:
         f"INSERT INTO usage_usagebucket ({_NAMES}) {source}"
         f" ON CONFLICT ({_ONCE}) DO UPDATE SET {', '.join([*news, *sums, *merged])}"
     )
+
+
+def adjust(changes: dict[BucketKey, tuple[int, int]]) -> None:
+    """Correct buckets that are there by (nano-dollars, unpriced calls), inside the caller's transaction."""
+    where = " AND ".join(f'"{name}" = %s' for name in ("width", "start", *KEY))
+    statement = f"UPDATE usage_usagebucket SET cost_nano = cost_nano + %s, unpriced = unpriced + %s WHERE {where}"
+    values = [(*change, key[0], _start(key), *key[2:]) for key, change in sorted(changes.items())]
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, values)
+
+
+def keys_of(row: Row) -> list[BucketKey]:
+    """The bucket of each width that a record is counted in."""
+    second = int(row[AT["started_at"]].timestamp())
+    return [(width, second - second % width, *_key(row)) for width in WIDTHS]

@@ -1,0 +1,233 @@
+"""Dashboards' questions, against sums made by hand from the same events."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from lib import json
+from tests.usage.events import event
+from usage import ledger, records, summaries
+from usage.event import Tokens, UsageEvent
+from usage.flight import encode
+from usage.rollups import DAY, MINUTE, QUARTER
+from usage.summaries import Filters, Period
+
+pytestmark = pytest.mark.django_db
+
+EVERYTHING = Filters(organizations=None)
+BERLIN, DELHI = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kolkata")
+
+
+def at(text: str, zone: ZoneInfo | None = None) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=zone or UTC)
+
+
+def call(when: datetime, **given: object) -> UsageEvent:
+    return event(started_ms=int(when.timestamp() * 1000), **given)
+
+
+def record(events: list[UsageEvent]) -> None:
+    ledger.record([records.row(json.loads(encode(each))) for each in events])
+
+
+STATUSES = ["OK"] * 6 + ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"]
+
+
+@pytest.fixture
+def events(transactional_db: None) -> list[UsageEvent]:
+    """600 calls over ten weeks across a change to winter time, of two organizations."""
+    chance = random.Random(7)
+    start = at("2026-09-01T00:00")
+    made = []
+    for _ in range(600):
+        number = chance.randrange(6)
+        tokens = Tokens(prompt=chance.randrange(1000), cached=3, candidates=chance.randrange(500), thoughts=2)
+        made.append(
+            call(
+                start + timedelta(seconds=chance.randrange(70 * DAY)),
+                organization_id=f"org-{number % 2}",
+                key_id=f"key-{number}",
+                key=f"key {number}",
+                model=f"model-{chance.randrange(3)}",
+                deployment_id=f"deployment-{chance.randrange(2)}",
+                deployment=f"place {number}",
+                status=chance.choice(STATUSES),
+                tokens=tokens,
+                cost_nano=chance.randrange(10**9),
+                total_ms=chance.randrange(5000),
+                ttft_ms=chance.choice([None, chance.randrange(1000)]),
+            )
+        )
+    record(made)
+    return made
+
+
+def started(each: UsageEvent) -> datetime:
+    return datetime.fromtimestamp(each.started_ms / 1000, UTC)
+
+
+PERIODS = [
+    Period(at("2026-09-01T00:00"), at("2026-11-10T00:00")),
+    Period(at("2026-09-03T07:15"), at("2026-09-03T19:45")),
+    Period(at("2026-09-03T00:00", BERLIN), at("2026-10-28T00:00", BERLIN), BERLIN),
+    Period(at("2026-09-03T00:00", DELHI), at("2026-10-01T00:00", DELHI), DELHI),
+]
+
+
+@pytest.mark.parametrize("period", PERIODS, ids=str)
+def test_cards_are_exact_whatever_rows_they_are_read_from(events: list[UsageEvent], period: Period) -> None:
+    inside = [each for each in events if period.start <= started(each) < period.end]
+    totals = summaries.totals(period, EVERYTHING)
+    assert totals.requests == len(inside)
+    assert totals.spend == sum(each.cost_nano or 0 for each in inside)
+    assert totals.ok == sum(each.status == "OK" for each in inside)
+    assert totals.rate_limited == sum(each.status == "RESOURCE_EXHAUSTED" for each in inside)
+    assert totals.failed == sum(each.status == "UNAVAILABLE" for each in inside)
+    assert totals.input_tokens == sum(each.tokens.prompt for each in inside)
+    assert totals.output_tokens == sum(each.tokens.candidates + each.tokens.thoughts for each in inside)
+    assert totals.active_keys == len({each.key_id for each in inside})
+
+
+@pytest.mark.parametrize("period", PERIODS, ids=str)
+@pytest.mark.parametrize("step", ["day", "month"])
+def test_days_and_months_follow_the_clock_of_the_zone(
+    events: list[UsageEvent], period: Period, step: summaries.Step
+) -> None:
+    found = summaries.series(period, EVERYTHING, "spend", by="model", step=step)
+    by_hand: dict[tuple[str, datetime], int] = {}
+    for each in events:
+        if period.start <= started(each) < period.end:
+            key = (each.model, summaries.floor(started(each).astimezone(period.zone), step))
+            by_hand[key] = by_hand.get(key, 0) + (each.cost_nano or 0)
+    read = {
+        (line.id, when): value
+        for line in found.lines
+        for when, value in zip(found.steps, line.values, strict=True)
+        if value
+    }
+    assert read == {key: value for key, value in by_hand.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Berlin", "2026-10-25", 25),  # set back
+        ("Europe/Berlin", "2026-03-29", 23),  # set forward
+        ("Asia/Kolkata", "2026-10-25", 24),  # half an hour beside UTC
+        ("Australia/Lord_Howe", "2026-04-05", 25),  # set back by half an hour: the last hour is half a one
+    ],
+)
+def test_hours_do_not_double_or_vanish_when_the_clock_changes(
+    transactional_db: None, zone: str, day: str, hours: int
+) -> None:
+    there = ZoneInfo(zone)
+    first = at(f"{day}T00:00", there)
+    period = Period(first, (first.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=there), there)
+    record([call(first.astimezone(UTC) + timedelta(minutes=20 + 60 * hour), cost_nano=1) for hour in range(hours)])
+    found = summaries.series(period, EVERYTHING, "requests", step="hour")
+    assert len(found.steps) == hours
+    assert found.lines[0].values == [1] * hours
+
+
+def test_one_sees_no_other_organization(events: list[UsageEvent]) -> None:
+    mine = Filters(organizations=["org-0"])
+    found = summaries.totals(PERIODS[0], mine)
+    assert found.requests == sum(each.organization_id == "org-0" for each in events)
+    assert {key.id for key in summaries.top_keys(PERIODS[0], mine)} <= {"key-0", "key-2", "key-4"}
+    nobody = Filters(organizations=[])
+    assert summaries.totals(PERIODS[0], nobody).requests == 0
+    assert summaries.top_keys(PERIODS[0], nobody) == []
+    assert summaries.recent_errors(PERIODS[0], nobody) == []
+    assert summaries.deployments(PERIODS[0], nobody) == []
+    assert summaries.explore(PERIODS[0], nobody).entries == []
+
+
+def test_what_is_not_among_the_top_is_other_and_nothing_is_lost(events: list[UsageEvent]) -> None:
+    found = summaries.explore(PERIODS[0], EVERYTHING, "spend", "key", "model", top=2)
+    assert [entry.name for entry in found.entries][2:] == ["Other"]
+    assert sum(entry.value or 0 for entry in found.entries) == found.total
+    assert sum(entry.share or 0 for entry in found.entries) == pytest.approx(1)
+    for entry in found.entries:
+        assert sum(part.value or 0 for part in entry.parts) == entry.value
+        assert sum(value or 0 for value in entry.values) == entry.value
+
+
+@pytest.mark.parametrize("metric", summaries.METRIC_NAMES)
+def test_every_metric_can_be_explored(events: list[UsageEvent], metric: str) -> None:
+    found = summaries.explore(PERIODS[0], EVERYTHING, metric, "organization", step="month")
+    assert len(found.entries) == 2
+    assert all(len(entry.values) == 3 for entry in found.entries)
+
+
+@pytest.mark.parametrize("dimension", summaries.DIMENSIONS)
+def test_one_may_group_by_every_dimension(events: list[UsageEvent], dimension: str) -> None:
+    found = summaries.explore(PERIODS[0], EVERYTHING, "requests", dimension, step="month", top=100)
+    assert sum(entry.value or 0 for entry in found.entries) == 600
+
+
+def test_percentiles_come_from_the_merged_histograms(events: list[UsageEvent]) -> None:
+    values = sorted(each.ttft_ms for each in events if each.ttft_ms is not None)
+    exact = values[round(len(values) * 0.95)]
+    found = summaries.totals(PERIODS[0], EVERYTHING).ttft_p95
+    assert found is not None
+    assert exact / 1.5 <= found <= exact * 1.5
+
+
+def test_errors_are_grouped_and_counted(events: list[UsageEvent]) -> None:
+    found = summaries.recent_errors(PERIODS[0], EVERYTHING, limit=100)
+    assert sum(group.requests for group in found) == sum(each.status not in ("OK", "CANCELLED") for each in events)
+    assert {group.status for group in found} == {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+
+
+def test_deployments_share_all_calls(events: list[UsageEvent]) -> None:
+    found = summaries.deployments(PERIODS[0], EVERYTHING)
+    assert sum(each.requests for each in found) == 600
+    assert sum(each.share for each in found) == pytest.approx(1)
+    assert all(each.total_p95 and each.last_ok and each.error_rate for each in found)
+
+
+def test_outcomes_add_up_to_all_calls(events: list[UsageEvent]) -> None:
+    found = summaries.outcomes(PERIODS[2], EVERYTHING)
+    inside = [each for each in events if PERIODS[2].start <= started(each) < PERIODS[2].end]
+    assert sum(map(sum, (found.ok, found.failed, found.cancelled, found.rate_limited))) == len(inside)
+    assert len(found.ok) == len(found.steps) == len(found.ttft_p95) == 55
+
+
+def test_a_change_against_the_period_before_is_none_when_there_was_nothing(events: list[UsageEvent]) -> None:
+    assert summaries.overview(PERIODS[0], EVERYTHING).change("spend") is None
+    later = summaries.overview(Period(at("2026-10-01T00:00"), at("2026-10-11T00:00")), EVERYTHING)
+    assert later.change("requests") == (later.now.requests - later.before.requests) / later.before.requests
+
+
+def test_minutes_are_read_where_they_are_kept(transactional_db: None) -> None:
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    record([call(now - timedelta(minutes=back), cost_nano=1) for back in range(1, 61)])
+    period = Period(now - timedelta(minutes=37), now)
+    assert summaries.totals(period, EVERYTHING).requests == 37
+    found = summaries.series(period, EVERYTHING, "requests", step="minute")
+    assert found.lines[0].values == [1] * 37
+
+
+def test_too_fine_a_step_is_refused() -> None:
+    with pytest.raises(summaries.TooFine):
+        summaries.series(PERIODS[0], EVERYTHING, step="minute")
+
+
+@pytest.mark.parametrize("minutes_from", [0, 2**40])
+def test_pieces_cover_a_range_once(minutes_from: int) -> None:
+    chance = random.Random(3)
+    for _ in range(200):
+        start = chance.randrange(10 * DAY)
+        end = start + chance.randrange(1, 5 * DAY)
+        found = list(summaries.pieces(start, end, minutes_from))
+        fine = MINUTE if minutes_from == 0 else QUARTER
+        assert found[0][1] == start - start % fine
+        assert found[-1][2] == -(-end // fine) * fine
+        for (_, _, stop), (_, begin, _) in pairwise(found):
+            assert stop == begin
+        assert all(low % width == 0 and high % width == 0 and low < high for width, low, high in found)

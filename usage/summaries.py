@@ -1,0 +1,668 @@
+"""The questions dashboards ask, answered from UsageBucket alone.
+
+A range of time is read as few rows as can be exact: its whole UTC days, the quarters of an hour at its edges, and
+single minutes where it begins or ends between quarters and minutes are still kept. Sums and histograms are added up
+by the database. Money is nano-dollars throughout.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from itertools import pairwise
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from django.db.models import Aggregate, BigIntegerField, Count, Max, Q, QuerySet, Sum
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce, Trunc
+
+from usage import histogram
+from usage.models import UsageBucket
+from usage.rollups import DAY, MINUTE, QUARTER
+
+Step = Literal["minute", "hour", "day", "month"]
+STEPS: dict[Step, timedelta] = {  # the longest range each may be asked for
+    "minute": timedelta(hours=24),
+    "hour": timedelta(days=31),
+    "day": timedelta(days=400),
+    "month": timedelta(days=4000),
+}
+OTHER = "Other"
+
+# What one may group by: the column that tells things apart, and the one that names them.
+DIMENSIONS = {
+    "organization": ("organization_id", "organization"),
+    "team": ("team_id", "team"),
+    "key": ("key_id", "key"),
+    "owner": ("owner", "owner"),
+    "model": ("model", "model"),
+    "deployment": ("deployment_id", "deployment"),
+    "backend": ("backend", "backend"),
+    "action": ("action", "action"),
+    "status": ("status", "status"),
+    "label": ("label", "label"),
+}
+
+OK, LIMITED, CANCELLED = Q(status="OK"), Q(status="RESOURCE_EXHAUSTED"), Q(status="CANCELLED")
+FAILED = ~OK & ~LIMITED & ~CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Whose usage, and which. None: no restriction. organizations is what the asking person may see at most."""
+
+    organizations: Sequence[str] | None
+    teams: Sequence[str] | None = None
+    keys: Sequence[str] | None = None
+    owners: Sequence[str] | None = None
+    models: Sequence[str] | None = None
+    deployments: Sequence[str] | None = None
+    backends: Sequence[str] | None = None
+    actions: Sequence[str] | None = None
+    statuses: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
+    within: Q = field(default_factory=Q)  # of UsageBucket: what the asking person may see, where lists cannot say it
+
+    @property
+    def condition(self) -> Q:
+        named = {
+            "organization_id": self.organizations, "team_id": self.teams, "key_id": self.keys, "owner": self.owners,
+            "model": self.models, "deployment_id": self.deployments, "backend": self.backends, "action": self.actions,
+            "status": self.statuses, "label": self.labels,
+        }  # fmt: skip
+        return self.within & Q(**{f"{column}__in": list(each) for column, each in named.items() if each is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """[start, end), aware. Steps follow the zone's calendar."""
+
+    start: datetime
+    end: datetime
+    zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
+
+    @property
+    def before(self) -> Period:
+        """The period of the same length that ends where this one starts."""
+        return Period(self.start - (self.end - self.start), self.start, self.zone)
+
+    def steps(self, step: Step) -> list[datetime]:
+        """The start of every step that touches the period, in its zone."""
+        found = []
+        at = floor(self.start.astimezone(self.zone), step)
+        while at < self.end:
+            found.append(at)
+            at = following(at, step)
+        return found
+
+    def clock(self, step: Step) -> tzinfo:
+        """The zone to cut steps by. Hours and minutes keep the offset of the start: a clock set back shows one hour
+        twice, and they are two."""
+        if step in ("day", "month"):
+            return self.zone
+        return timezone(self.start.astimezone(self.zone).utcoffset() or timedelta(0))
+
+
+def floor(at: datetime, step: Step) -> datetime:
+    """The start of the step `at` lies in, by the clock of its zone."""
+    match step:
+        case "minute":
+            return at.replace(second=0, microsecond=0)
+        case "hour":
+            return at.replace(minute=0, second=0, microsecond=0)
+        case "day":
+            return at.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        case "month":
+            return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0, fold=0)
+
+
+def following(at: datetime, step: Step) -> datetime:
+    """The start of the next step: real time for minutes and hours, the calendar for days and months."""
+    match step:
+        case "minute" | "hour":
+            length = timedelta(minutes=1) if step == "minute" else timedelta(hours=1)
+            return (at.astimezone(UTC) + length).astimezone(at.tzinfo)
+        case "day":
+            return (at.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=at.tzinfo)
+        case "month":
+            return at.replace(year=at.year + at.month // 12, month=at.month % 12 + 1)
+
+
+# Which rows to read
+
+
+Piece = tuple[int, int, int]  # width, from, to (Unix seconds)
+
+
+def pieces(start: int, end: int, minutes_from: int, widest: int = DAY) -> Iterator[Piece]:
+    """[start, end) in Unix seconds as rows of days, quarters and minutes. What lies between two minutes (or quarters,
+    where minutes are gone) is rounded outward."""
+    fine = MINUTE if start >= minutes_from else QUARTER
+    start, end = start - start % fine, -(-end // fine) * fine
+    yield from _pieces(start, end, [width for width in (DAY, QUARTER, MINUTE) if fine <= width <= widest])
+
+
+def _pieces(start: int, end: int, widths: list[int]) -> Iterator[Piece]:
+    """The widest rows in the middle, narrower ones at both edges."""
+    if start >= end:
+        return
+    width, *narrower = widths
+    low, high = -(-start // width) * width, end - end % width
+    if low >= high:
+        yield from _pieces(start, end, narrower)
+        return
+    yield from _pieces(start, low, narrower)
+    yield width, low, high
+    yield from _pieces(high, end, narrower)
+
+
+def _rows(period: Period, filters: Filters, step: Step | None = None, widest: int = DAY) -> QuerySet[UsageBucket]:
+    """The buckets that make up the period. With a step, no bucket reaches over the edge of one."""
+    minutes_from = int((datetime.now(UTC) - timedelta(days=settings.GATEHOUSE.minute_retention_days)).timestamp())
+    cuts = [int(period.start.timestamp())]
+    if step is not None:
+        cuts += [int(at.timestamp()) for at in period.steps(step)[1:]]
+    cuts.append(int(period.end.timestamp()))
+    if step == "minute":
+        minutes_from = cuts[0]
+    merged: list[list[int]] = []
+    for start, end in pairwise(cuts):
+        for width, low, high in pieces(start, end, minutes_from, widest):
+            if merged and merged[-1][0] == width and low <= merged[-1][2]:
+                merged[-1][2] = max(high, merged[-1][2])
+            else:
+                merged.append([width, low, high])
+    where = Q(pk__in=[])
+    for width, low, high in merged:
+        where |= Q(width=width, start__gte=_at(low), start__lt=_at(high))
+    return UsageBucket.objects.filter(where & filters.condition)
+
+
+def _at(second: int) -> datetime:
+    return datetime.fromtimestamp(second, UTC)
+
+
+# What to add up
+
+
+def _sum(*columns: str, filter: Q | None = None) -> Any:
+    total: Any = Coalesce(Sum(columns[0], filter=filter), 0)
+    for column in columns[1:]:
+        total += Coalesce(Sum(column, filter=filter), 0)
+    return total
+
+
+# Named so that no alias hides the column it is made of.
+_OUTCOMES: dict[str, Any] = {
+    "n_requests": _sum("requests"),
+    "n_ok": _sum("requests", filter=OK),
+    "n_rate_limited": _sum("requests", filter=LIMITED),
+    "n_cancelled": _sum("requests", filter=CANCELLED),
+    "n_failed": _sum("requests", filter=FAILED),
+}
+_TOKENS: dict[str, Any] = {
+    "n_input_tokens": _sum("prompt_tokens", "tool_use_tokens"),
+    "n_output_tokens": _sum("output_tokens", "thoughts_tokens"),
+    "n_cached_tokens": _sum("cached_tokens"),
+}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures named n_something, without the n_."""
+    return {name[2:]: value for name, value in row.items() if name.startswith("n_")}
+
+
+METRICS: dict[str, Mapping[str, Any]] = {
+    "spend": {"value": _sum("cost_nano")},
+    "requests": {"value": _sum("requests")},
+    "input_tokens": {"value": _sum("prompt_tokens", "tool_use_tokens")},
+    "output_tokens": {"value": _sum("output_tokens", "thoughts_tokens")},
+    "cached_tokens": {"value": _sum("cached_tokens")},
+    "thoughts_tokens": {"value": _sum("thoughts_tokens")},
+    "errors": {"value": _sum("requests", filter=FAILED)},
+    "rate_limited": {"value": _sum("requests", filter=LIMITED)},
+    "average_ms": {"value": _sum("total_ms"), "of": _sum("requests")},
+    "average_ttft_ms": {"value": _sum("ttft_ms"), "of": _sum("ttft_count")},
+}
+PERCENTILES: dict[str, tuple[str, float]] = {
+    "p50_ms": ("total_histogram", 0.50),
+    "p95_ms": ("total_histogram", 0.95),
+    "p99_ms": ("total_histogram", 0.99),
+    "p50_ttft_ms": ("ttft_histogram", 0.50),
+    "p95_ttft_ms": ("ttft_histogram", 0.95),
+    "p99_ttft_ms": ("ttft_histogram", 0.99),
+}
+ADDITIVE = frozenset(METRICS) - {"average_ms", "average_ttft_ms"}  # may be summed up, stacked and compared as shares
+METRIC_NAMES = (*METRICS, *PERCENTILES)
+
+
+def _counts(column: str) -> dict[str, Aggregate]:
+    """A histogram column, slot by slot, so that the database adds it up."""
+    return {
+        f"{column}_{slot}": Sum(Cast(KeyTextTransform(str(slot), column), BigIntegerField()))
+        for slot in range(histogram.SIZE)
+    }
+
+
+def _histogram(row: Mapping[str, Any], column: str) -> list[int]:
+    return [row[f"{column}_{slot}"] or 0 for slot in range(histogram.SIZE)]
+
+
+def _aggregates(metric: str) -> Mapping[str, Any]:
+    return _counts(PERCENTILES[metric][0]) if metric in PERCENTILES else METRICS[metric]
+
+
+@dataclass(slots=True)
+class _Amount:
+    """A metric's value under way: what can be added, and how to read it."""
+
+    metric: str
+    value: int = 0
+    of: int = 0
+    counts: list[int] = field(default_factory=list)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if self.metric in PERCENTILES:
+            self.counts = histogram.merge((self.counts, _histogram(row, PERCENTILES[self.metric][0])))
+        else:
+            self.value += row["value"]
+            self.of += row.get("of", 0)
+
+    def read(self) -> float | None:
+        if self.metric in PERCENTILES:
+            return histogram.percentile(self.counts, PERCENTILES[self.metric][1])
+        if "of" in METRICS[self.metric]:
+            return self.value / self.of if self.of else None
+        return self.value
+
+
+# Answers
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One period in figures. spend: nano-dollars. Times in milliseconds, None without any."""
+
+    spend: int
+    requests: int
+    ok: int
+    rate_limited: int
+    cancelled: int
+    failed: int
+    unpriced: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    active_keys: int
+    ttft_p50: float | None
+    ttft_p95: float | None
+
+    @property
+    def success_rate(self) -> float | None:
+        """Of the calls that were neither rate-limited here or there, nor left by their client."""
+        judged = self.ok + self.failed
+        return self.ok / judged if judged else None
+
+    @property
+    def cached_share(self) -> float | None:
+        return self.cached_tokens / self.input_tokens if self.input_tokens else None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    now: Totals
+    before: Totals
+
+    def change(self, name: str) -> float | None:
+        """How much an additive figure grew against the period before: 0.25 is a quarter more. None from nothing."""
+        before = getattr(self.before, name)
+        return (getattr(self.now, name) - before) / before if before else None
+
+
+def overview(period: Period, filters: Filters) -> Overview:
+    return Overview(totals(period, filters), totals(period.before, filters))
+
+
+def totals(period: Period, filters: Filters) -> Totals:
+    found = _rows(period, filters).aggregate(
+        **_OUTCOMES,
+        **_TOKENS,
+        n_spend=_sum("cost_nano"),
+        n_unpriced=_sum("unpriced"),
+        n_active_keys=Count("key_id", distinct=True),
+        **_counts("ttft_histogram"),
+    )
+    ttft = _histogram(found, "ttft_histogram")
+    return Totals(**_plain(found), ttft_p50=histogram.percentile(ttft, 0.5), ttft_p95=histogram.percentile(ttft, 0.95))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing over time. id "" with name "Other": everything that is not among the top ones."""
+
+    id: str
+    name: str
+    values: list[float | None]
+    total: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    steps: list[datetime]
+    lines: list[Line]
+
+
+class TooFine(ValueError):
+    """The step is too fine for the range; the message says which range is allowed."""
+
+
+def series(
+    period: Period, filters: Filters, metric: str = "spend", by: str | None = None, step: Step = "day", top: int = 8
+) -> Series:
+    """A metric over time, one line per value of `by`, the largest first, the rest as "Other"."""
+    _check(period, step)
+    cells = _cells(period, filters, metric, [by] if by else [], step)
+    steps = period.steps(step)
+    sums = {group: sum((amount.read() or 0) for amount in values.values()) for group, values in cells.items()}
+    kept = sorted(sums, key=lambda group: (-sums[group], group))[:top]
+    lines = [_line(group[0] if by else ("", metric), cells[group], metric, steps) for group in kept]
+    if rest := [cells[group] for group in cells if group not in set(kept)]:
+        lines.append(_line(("", OTHER), _together(rest, metric), metric, steps))
+    return Series(steps, lines)
+
+
+def _check(period: Period, step: Step) -> None:
+    if period.end - period.start > STEPS[step] + timedelta(days=1):
+        raise TooFine(f"Steps of a {step} are shown for at most {STEPS[step].days or 1} days.")
+
+
+Group = tuple[tuple[str, str], ...]  # (id, name) per dimension
+Cells = dict[Group, dict[datetime, _Amount]]
+
+
+def _cells(period: Period, filters: Filters, metric: str, by: Sequence[str], step: Step) -> Cells:
+    """The metric per group and step. A name that changed meanwhile is the latest one."""
+    rows = (
+        _rows(period, filters, step)
+        .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
+        .values("at", *[DIMENSIONS[name][0] for name in by])
+        .annotate(**_names(by), **_aggregates(metric))
+        .order_by()
+    )
+    cells: defaultdict[Group, dict[datetime, _Amount]] = defaultdict(dict)
+    names: dict[tuple[str, str], str] = {}
+    for row in rows:
+        ids = tuple(row[DIMENSIONS[name][0]] for name in by)
+        for name, found in zip(by, ids, strict=True):
+            names[(name, found)] = max(row[f"name_{name}"] or "", names.get((name, found), ""))
+        cells[ids].setdefault(row["at"], _Amount(metric)).add(row)
+    return {
+        tuple((found, names[(name, found)]) for name, found in zip(by, ids, strict=True)): values
+        for ids, values in cells.items()
+    }
+
+
+def _names(by: Iterable[str]) -> dict[str, Aggregate]:
+    return {f"name_{name}": Max(DIMENSIONS[name][1]) for name in by}
+
+
+def _together(many: Iterable[dict[datetime, _Amount]], metric: str) -> dict[datetime, _Amount]:
+    total: dict[datetime, _Amount] = {}
+    for values in many:
+        for at, amount in values.items():
+            _add(total.setdefault(at, _Amount(metric)), amount)
+    return total
+
+
+def _add(total: _Amount, more: _Amount) -> None:
+    total.value += more.value
+    total.of += more.of
+    if more.counts:
+        total.counts = histogram.merge((total.counts, more.counts))
+
+
+def _whole(values: Iterable[_Amount], metric: str) -> _Amount:
+    total = _Amount(metric)
+    for amount in values:
+        _add(total, amount)
+    return total
+
+
+def _line(named: tuple[str, str], values: dict[datetime, _Amount], metric: str, steps: list[datetime]) -> Line:
+    none: float | None = 0 if metric in ADDITIVE else None
+    by_time = {at.timestamp(): amount for at, amount in values.items()}
+    read = [by_time[at.timestamp()].read() if at.timestamp() in by_time else none for at in steps]
+    return Line(named[0], named[1], read, _whole(values.values(), metric).read())
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the explorer. share: of the total, None where a share makes no sense. values: one per step."""
+
+    id: str
+    name: str
+    value: float | None
+    share: float | None
+    values: list[float | None]
+    parts: list[Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    metric: str
+    total: float | None
+    steps: list[datetime]
+    entries: list[Entry]
+
+
+def explore(
+    period: Period,
+    filters: Filters,
+    metric: str = "spend",
+    group: str = "model",
+    subgroup: str | None = None,
+    step: Step = "day",
+    top: int = 10,
+) -> Exploration:
+    """A metric by one or two dimensions over time: the top ones and "Other", with shares."""
+    _check(period, step)
+    by = [group, subgroup] if subgroup else [group]
+    cells = _cells(period, filters, metric, by, step)
+    steps = period.steps(step)
+    total = _whole((amount for values in cells.values() for amount in values.values()), metric).read()
+    return Exploration(metric, total, steps, _entries(cells, metric, steps, total, top))
+
+
+def _entries(cells: Cells, metric: str, steps: list[datetime], total: float | None, top: int) -> list[Entry]:
+    """One level: groups by their first dimension; deeper dimensions become parts."""
+    by_first: defaultdict[tuple[str, str], Cells] = defaultdict(dict)
+    for named, values in cells.items():
+        by_first[named[0]][named[1:]] = values
+    entries = [_entry(named, inner, metric, steps, total, top) for named, inner in by_first.items()]
+    entries.sort(key=lambda entry: (-(entry.value or 0), entry.name))
+    if len(entries) <= top:
+        return entries
+    kept = {(entry.id, entry.name) for entry in entries[:top]}
+    rest: Cells = {}
+    for named, inner in by_first.items():
+        if named not in kept:
+            for deeper, values in inner.items():
+                rest[deeper] = _together([values, rest.get(deeper, {})], metric)
+    return [*entries[:top], _entry(("", OTHER), rest, metric, steps, total, top)]
+
+
+def _entry(
+    named: tuple[str, str], inner: Cells, metric: str, steps: list[datetime], total: float | None, top: int
+) -> Entry:
+    line = _line(named, _together(inner.values(), metric), metric, steps)
+    share = line.total / total if metric in ADDITIVE and total and line.total is not None else None
+    parts = _entries(inner, metric, steps, total, top) if any(inner) else []
+    return Entry(line.id, line.name, line.total, share, line.values, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Requests per step by how they ended; and time to first token, None where there was none."""
+
+    steps: list[datetime]
+    ok: list[int]
+    rate_limited: list[int]
+    cancelled: list[int]
+    failed: list[int]
+    ttft_p50: list[float | None]
+    ttft_p95: list[float | None]
+
+
+def outcomes(period: Period, filters: Filters, step: Step = "day") -> Outcomes:
+    _check(period, step)
+    rows = (
+        _rows(period, filters, step)
+        .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
+        .values("at")
+        .annotate(**_OUTCOMES, **_counts("ttft_histogram"))
+        .order_by()
+    )
+    by_time = {row["at"].timestamp(): row for row in rows}
+    steps = period.steps(step)
+    found = [by_time.get(at.timestamp()) for at in steps]
+    ttft = [_histogram(row, "ttft_histogram") if row else [] for row in found]
+
+    def counted(name: str) -> list[int]:
+        return [row[f"n_{name}"] if row else 0 for row in found]
+
+    return Outcomes(
+        steps,
+        counted("ok"),
+        counted("rate_limited"),
+        counted("cancelled"),
+        counted("failed"),
+        [histogram.percentile(counts, 0.5) for counts in ttft],
+        [histogram.percentile(counts, 0.95) for counts in ttft],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    id: str
+    name: str
+    organization: str
+    team: str
+    spend: int
+    requests: int
+    failed: int
+    tokens: int
+
+
+def top_keys(period: Period, filters: Filters, limit: int = 10) -> list[KeyUsage]:
+    """The keys that spent most."""
+    rows = (
+        _rows(period, filters)
+        .values("key_id")
+        .annotate(
+            n_name=Max("key"),
+            n_organization=Max("organization"),
+            n_team=Max("team"),
+            n_spend=_sum("cost_nano"),
+            n_requests=_OUTCOMES["n_requests"],
+            n_failed=_OUTCOMES["n_failed"],
+            n_tokens=_sum("prompt_tokens", "tool_use_tokens", "output_tokens", "thoughts_tokens"),
+        )
+        .order_by("-n_spend", "-n_requests", "key_id")[:limit]
+    )
+    return [KeyUsage(id=row["key_id"], **_plain(row)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Failed calls that look alike. last: the start of the latest bucket that has one."""
+
+    status: str
+    model: str
+    deployment_id: str
+    deployment: str
+    requests: int
+    last: datetime
+
+
+def recent_errors(period: Period, filters: Filters, limit: int = 10) -> list[ErrorGroup]:
+    """What failed (rate limits included), grouped by status, model and deployment, the most frequent first."""
+    rows = (
+        _rows(period, filters, widest=QUARTER)  # days would not tell when
+        .exclude(OK | CANCELLED)
+        .values("status", "model", "deployment_id")
+        .annotate(n_deployment=Max("deployment"), n_requests=_sum("requests"), n_last=Max("start"))
+        .order_by("-n_requests", "-n_last")[:limit]
+    )
+    return [
+        ErrorGroup(status=row["status"], model=row["model"], deployment_id=row["deployment_id"], **_plain(row))
+        for row in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentUsage:
+    """share: of all calls that reached a deployment in the period. Times in milliseconds.
+
+    last_ok, last_failed: the start of the latest roll-up with one: to the day in long periods, else the quarter.
+    """
+
+    id: str
+    name: str
+    backend: str
+    spend: int
+    requests: int
+    ok: int
+    rate_limited: int
+    cancelled: int
+    failed: int
+    share: float
+    ttft_p50: float | None
+    ttft_p95: float | None
+    total_p50: float | None
+    total_p95: float | None
+    last_ok: datetime | None
+    last_failed: datetime | None
+
+    @property
+    def error_rate(self) -> float | None:
+        judged = self.ok + self.failed
+        return self.failed / judged if judged else None
+
+
+def deployments(period: Period, filters: Filters) -> list[DeploymentUsage]:
+    """Every deployment that was reached in the period, the busiest first."""
+    rows = list(
+        _rows(period, filters)
+        .exclude(deployment_id="")
+        .values("deployment_id")
+        .annotate(
+            **_OUTCOMES,
+            n_name=Max("deployment"),
+            n_backend=Max("backend"),
+            n_spend=_sum("cost_nano"),
+            n_last_ok=Max("start", filter=OK),
+            n_last_failed=Max("start", filter=FAILED),
+            **_counts("ttft_histogram"),
+            **_counts("total_histogram"),
+        )
+        .order_by("-n_requests", "deployment_id")
+    )
+    calls = sum(row["n_requests"] for row in rows) or 1
+    return [_deployment(row, row["n_requests"] / calls) for row in rows]
+
+
+def _deployment(row: Mapping[str, Any], share: float) -> DeploymentUsage:
+    ttft, total = _histogram(row, "ttft_histogram"), _histogram(row, "total_histogram")
+    return DeploymentUsage(
+        id=row["deployment_id"],
+        share=share,
+        ttft_p50=histogram.percentile(ttft, 0.5),
+        ttft_p95=histogram.percentile(ttft, 0.95),
+        total_p50=histogram.percentile(total, 0.5),
+        total_p95=histogram.percentile(total, 0.95),
+        **_plain(row),
+    )
