@@ -18,7 +18,7 @@ from keys.audit import Actor
 from keys.models import AuditEvent, ChangeVersion, Organization
 from lib.ids import uuid7
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 ANNA = Actor(id="1", name="anna@example.org", source="admin", address="192.0.2.1")
 
@@ -139,6 +139,7 @@ def test_old_events_may_go_and_the_rest_stays_whole(organization: Organization) 
     assert audit.verify() is None
 
 
+@pytest.mark.django_db(transaction=True)
 def test_events_of_many_writers_form_one_chain(organization: Organization) -> None:
     def writer() -> None:
         try:

@@ -18,7 +18,9 @@ from keys.models import AuditEvent, KeySecret, Organization, VirtualKey
 from tests.factories import make_team
 from tests.keys.asking import ask
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# A look-up reads in a thread of its own, so it sees only what is committed.
+COMMITTED = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 def said(name: str, *arguments: str) -> str:
@@ -31,6 +33,7 @@ def said_json(name: str, *arguments: str) -> Any:
     return json.loads(said(name, *arguments, "--json"))
 
 
+@COMMITTED
 def test_createkey_prints_the_id_and_the_secret(organization: Organization) -> None:
     make_team(organization)
     told = said_json(
@@ -86,6 +89,7 @@ def test_listkeys_shows_state_and_hint_but_never_a_secret(organization: Organiza
         assert KeySecret.objects.get(key=made["id"]).fingerprint not in text
 
 
+@COMMITTED
 def test_rotatekey_gives_a_new_secret_and_the_old_one_a_grace_time(organization: Organization) -> None:
     made = said_json("createkey", "--organization", "acme", "--name", "ci")
     told = said_json("rotatekey", made["id"], "--grace", "1h")
@@ -98,6 +102,7 @@ def test_rotatekey_gives_a_new_secret_and_the_old_one_a_grace_time(organization:
     assert ask(again["secret"]).context is not None
 
 
+@COMMITTED
 def test_revokekey_ends_a_key_and_is_harmless_again(organization: Organization) -> None:
     made = said_json("createkey", "--organization", "acme", "--name", "ci")
     assert said("revokekey", made["id"]) == "Key ci of Acme is revoked.\n"

@@ -15,9 +15,12 @@ from keys.models import AuditEvent, KeySecret, Organization, Team, VirtualKey
 from tests.factories import make_organization, make_team
 from tests.keys.asking import ask
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# A look-up reads in a thread of its own, so it sees only what is committed.
+COMMITTED = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
+@COMMITTED
 def test_an_issued_key_is_known_by_its_secret(organization: Organization) -> None:
     team = make_team(organization)
     key, secret = issue.issue(
@@ -94,6 +97,7 @@ def test_a_team_of_another_organization_is_refused(organization: Organization) -
         issue.issue(organization=organization, name="ci", team=foreign)
 
 
+@COMMITTED
 def test_a_rotated_key_goes_on_under_both_secrets_until_the_grace_ends(organization: Organization) -> None:
     key, old = issue.issue(organization=organization, name="ci")
     assert ask(old).context is not None
@@ -113,6 +117,7 @@ def test_a_rotation_never_gives_an_older_secret_more_time(organization: Organiza
     assert KeySecret.objects.get(fingerprint=secrets.fingerprint(first)).valid_until == ends
 
 
+@COMMITTED
 def test_a_rotation_without_grace_ends_the_old_secrets_at_once(organization: Organization) -> None:
     key, old = issue.issue(organization=organization, name="ci")
     assert ask(old).context is not None
@@ -129,6 +134,7 @@ def test_a_grace_time_out_of_bounds_is_refused(organization: Organization, grace
     assert key.secrets.count() == 1
 
 
+@COMMITTED
 def test_a_revoked_key_is_refused_at_once_and_for_good(organization: Organization) -> None:
     key, secret = issue.issue(organization=organization, name="ci")
     assert ask(secret).context is not None
@@ -142,6 +148,7 @@ def test_a_revoked_key_is_refused_at_once_and_for_good(organization: Organizatio
             undo(key)
 
 
+@COMMITTED
 def test_a_disabled_key_keeps_its_context_until_it_is_enabled_again(organization: Organization) -> None:
     key, secret = issue.issue(organization=organization, name="ci")
     issue.disable(key)
