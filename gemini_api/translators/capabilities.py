@@ -155,37 +155,60 @@ ANTHROPIC: Mapping[str, Row] = {
 }  # fmt: skip
 
 # --- Bedrock Converse -------------------------------------------------------------------------------------------------
-#   tools, forced_tools (bool), system, images, documents, video, audio, document_with_results
+#   tools, system, images, documents, video, audio: whether the model takes them
+#   forced_tools      True, False, or "any" (any function, but not a certain one)
+#   results_alone, document_with_results: what may stand beside function results in one message
+#   tool_result_media, result_status: whether a function result may hold media, and its own status
 #   top_k             where it goes: "claude", "nova", "" (nowhere)
 #   claude            the sampling and thinking rules of ANTHROPIC apply besides
+#   effort_in         how an effort is written: "reasoning_effort", "reasoning", "reasoningConfig", "" (not at all)
+#   bare_effort       beside this effort no sampling and no limit of output are taken
 #   plain_schema      Nova: few keywords at a schema's root
+#   structured, strict_tools   outputConfig.textFormat, strict tools
 #   stop_limit        how many stop sequences are taken
 
 CONVERSE_DEFAULT: Row = {
     "max_output": 0, "tools": True, "forced_tools": True, "system": True, "images": False, "documents": True,
-    "video": False, "audio": False, "results_alone": False, "document_with_results": True, "top_k": "", "claude": False,
-    "plain_schema": False, "structured": False, "strict_tools": False, "stop_limit": 4, "efforts": (),
-    "tool_result_media": False, "prefill": False, "short_ids": False,
+    "video": False, "audio": False, "results_alone": False, "document_with_results": True, "tool_result_media": False,
+    "result_status": False, "top_k": "", "claude": False, "plain_schema": False, "structured": False,
+    "strict_tools": False, "stop_limit": 4, "efforts": (), "effort_in": "", "bare_effort": "", "prefill": False,
+    "short_ids": False,
 }  # fmt: skip
 
+_CONVERSE_CLAUDE: Row = {
+    "images": True, "top_k": "claude", "claude": True, "stop_limit": 2500, "document_with_results": False,
+    "tool_result_media": True, "result_status": True,
+}  # fmt: skip
+_CONVERSE_BOUND: Row = {**_CONVERSE_CLAUDE, "structured": True, "strict_tools": True}
+_NOVA: Row = {
+    "images": True, "video": True, "top_k": "nova", "plain_schema": True, "tool_result_media": True, "result_status": True,
+}  # fmt: skip
+_NOVA_2: Row = {
+    **_NOVA, "efforts": ("off", *_TO_HIGH), "effort_in": "reasoningConfig", "bare_effort": "high",
+}  # fmt: skip
+_CONVERSE_GPT: Row = {"images": True, "efforts": _TO_MAX, "effort_in": "reasoning"}
+
 CONVERSE: Mapping[str, Row] = {
-    "anthropic.claude": {
-        "images": True, "top_k": "claude", "claude": True, "stop_limit": 2500, "document_with_results": False,
-        "tool_result_media": True,
-    },
-    "amazon.nova": {"images": True, "video": True, "top_k": "nova", "plain_schema": True, "tool_result_media": True},
-    "amazon.nova-micro": {"images": False, "video": False, "tool_result_media": False},
+    "anthropic.claude": _CONVERSE_CLAUDE,
+    "anthropic.claude-sonnet-4-5": _CONVERSE_BOUND, "anthropic.claude-haiku-4-5": _CONVERSE_BOUND,
+    "anthropic.claude-opus-4-5": _CONVERSE_BOUND, "anthropic.claude-opus-4-6": _CONVERSE_BOUND,
+    "amazon.nova": _NOVA, "amazon.nova-2": _NOVA_2,
+    "amazon.nova-micro": {**_NOVA, "images": False, "video": False, "documents": False, "tool_result_media": False},
     "amazon.titan": {"tools": False, "forced_tools": False, "system": False},
     "meta.llama": {"forced_tools": False, "results_alone": True},
     "meta.llama4": {"forced_tools": False, "results_alone": True, "images": True},
     "mistral": {"forced_tools": False, "results_alone": True, "short_ids": True},
-    "mistral.mistral-large": {"results_alone": True, "short_ids": True},
+    "mistral.mistral-large": {"forced_tools": "any", "results_alone": True, "short_ids": True},
     "mistral.pixtral": {"forced_tools": False, "results_alone": True, "images": True, "short_ids": True},
     "twelvelabs.pegasus": {"tools": False, "video": True, "documents": False},
-    "deepseek": {"tools": False, "forced_tools": False},
+    "deepseek": {"forced_tools": "any"},
+    "deepseek.r1": {"tools": False, "forced_tools": False},
     "cohere.command-r": {"forced_tools": False},
     "ai21.jamba": {"forced_tools": False},
-    "openai.gpt-oss": {"forced_tools": False, "efforts": _TO_HIGH, "documents": False},
+    "openai.gpt": _CONVERSE_GPT,
+    "openai.gpt-oss": {
+        "forced_tools": False, "efforts": _TO_HIGH, "effort_in": "reasoning_effort", "documents": False,
+    },
 }  # fmt: skip
 
 # --- Gemini -----------------------------------------------------------------------------------------------------------
