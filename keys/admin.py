@@ -674,6 +674,14 @@ class VirtualKeyAdmin(ScopedAdmin):
 
     # Making one
 
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """One button: whatever is pressed, the next page shows the secret."""
+        if request.method == "GET" and not places(self.principal(request)) and self.has_add_permission(request):
+            messages.warning(request, "A key belongs to an organization: make one first.")
+            return HttpResponseRedirect(reverse("admin:keys_organization_changelist"))
+        shown = {"show_save_and_add_another": False, "show_save_and_continue": False, **(extra_context or {})}
+        return super().add_view(request, form_url, shown)
+
     def save_model(self, request: HttpRequest, obj: VirtualKey, form: Any, change: bool) -> None:
         if change:
             obj.allowed_models = form.cleaned_data.get("allowed_models", obj.allowed_models)

@@ -115,10 +115,16 @@ class Principal:
             return queryset.filter(self._colleagues())
         if label == "keys.limit":
             return queryset.filter(self._limits(rank))
-        if label == "usage.priceoverride" or label not in SCOPES:
+        if label not in SCOPES:
             return queryset.none()
+        return queryset.filter(self.condition(label, rank))
+
+    def condition(self, label: str, rank: int | None = None) -> Q:
+        """What `scope` asks of rows of this model ("usage.usagebucket"), for queries built elsewhere."""
+        if self.is_platform_admin:
+            return Q()
         rule = SCOPES[label]
-        return queryset.filter(self._within(rule, rank or rule.see, shared=rule.shared and rank is None))
+        return self._within(rule, rank or rule.see, shared=rule.shared and rank is None)
 
     def _within(self, rule: Scope, rank: int, *, shared: bool = False) -> Q:
         """The condition on rows of one scope."""

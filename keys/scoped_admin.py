@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib.admin.options import BaseModelAdmin
+from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.core.exceptions import ValidationError
 from django.db.models import Field, ForeignKey, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -78,6 +79,13 @@ class Scoped(BaseModelAdmin):
         chosen = kwargs.get("queryset", related._default_manager.all())
         kwargs["queryset"] = self.choices_for(db_field, request, chosen)
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """A foreign key is chosen here, not made or changed on the way."""
+        found = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if isinstance(getattr(found, "widget", None), RelatedFieldWidgetWrapper):
+            found.widget = found.widget.widget  # type: ignore[union-attr]  # just looked
+        return found
 
     def choices_for(self, db_field: Field[Any, Any], request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:
         """What a foreign key may point to: what this person may see."""

@@ -10,8 +10,19 @@ from usage import figures
 register = template.Library()
 register.filter("compact", figures.compact)
 register.filter("dollars", figures.dollars)
-register.filter("duration", figures.duration)
 register.filter("ago", ago)
+
+
+@register.filter
+def duration(milliseconds: float | None) -> str:
+    """As figures.duration; what a template does not find is no time."""
+    return figures.duration(milliseconds if isinstance(milliseconds, int | float) else None)
+
+
+@register.filter
+def share(part: float | None) -> str:
+    """0.023 as 2.3 %."""
+    return "–" if not isinstance(part, int | float) else figures.percent(part, 1)
 
 
 @register.filter
