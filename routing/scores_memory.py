@@ -14,6 +14,7 @@ from routing.errors import Kind, UpstreamError
 from routing.scores import RetryBudget, Score
 
 log = logging.getLogger(__name__)
+NEVER = float("-inf")
 PRICES_EVERY = 30.0  # seconds after which the price hook is asked again
 
 # What an operator has to look after, by kind of failure.
@@ -30,9 +31,9 @@ class Plan:
 
     model: ModelEntry
     scores: list[Score]
-    budget: RetryBudget
-    last_panic: float = 0.0
-    priced_at: float = field(default=float("-inf"))
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    last_panic: float = NEVER
+    priced_at: float = NEVER
 
 
 class Board:
@@ -54,8 +55,10 @@ class Board:
 
     def plan(self, model: ModelEntry, now: float) -> Plan:
         plan = self._plans.get(model.id)
-        if plan is None or plan.model is not model:
-            plan = self._plans[model.id] = self._planned(model, plan)
+        if plan is None:
+            plan = self._plans[model.id] = Plan(model, self._scores(model))
+        elif plan.model is not model:  # a new catalog; the budget goes on
+            plan.model, plan.scores, plan.priced_at = model, self._scores(model), NEVER
         if model.strategy == "cheapest" and now - plan.priced_at > PRICES_EVERY:
             plan.priced_at = now
             for score in plan.scores:
@@ -94,9 +97,8 @@ class Board:
         if kept_away:
             self.changed(score, now)
 
-    def _planned(self, model: ModelEntry, before: Plan | None) -> Plan:
-        scores = sorted((self.score(entry) for entry in model.deployments), key=lambda score: score.tier)
-        return Plan(model, scores, before.budget if before else RetryBudget())
+    def _scores(self, model: ModelEntry) -> list[Score]:
+        return sorted((self.score(entry) for entry in model.deployments), key=lambda score: score.tier)
 
 
 def log_alert(entry: DeploymentEntry, sentence: str) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib import bus, json
-from lib.store import Script, Store, StoreDown, StoreRefused
+from lib.store import Script, Store, StoreDown
 from lib.store import store as process_store
 from routing.catalog import Catalog
 from routing.scores import Score, Tally
@@ -244,7 +244,7 @@ class Sharing:
                     await job()
                 except StoreDown:
                     continue
-                except (StoreRefused, ValueError, KeyError, TypeError, IndexError):
+                except Exception:  # whatever it was: the next turn may be better, and decisions go on without it
                     log.exception("Sharing of the router's state failed; it goes on.")
             await asyncio.sleep(TICK)
 
