@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gemini_api.translators.base import Json, Raw
+from gemini_api.translators.usage import CACHE_WRITE, ESTIMATED
 from lib import json
 from usage.event import Tokens
-
-Json = dict[str, Any]
-CACHE_WRITE = "_cacheWriteTokens"  # a translator's private word beside usageMetadata's own; never leaves
 
 
 @dataclass(slots=True)
@@ -48,10 +47,12 @@ def read(chunk: Json, reading: Reading) -> int:
 
 
 def payload(chunk: Json) -> bytes:
-    """A chunk as one line of JSON, without what is only ours."""
+    """A chunk as one line of JSON, without what is only ours; the upstream's own bytes where they may leave as they are."""
+    if isinstance(chunk, Raw):
+        return chunk.data
     usage = chunk.get("usageMetadata")
-    if usage and CACHE_WRITE in usage:
-        chunk = {**chunk, "usageMetadata": {name: value for name, value in usage.items() if name != CACHE_WRITE}}
+    if usage and (CACHE_WRITE in usage or ESTIMATED in usage):
+        chunk = {**chunk, "usageMetadata": {name: value for name, value in usage.items() if name[0] != "_"}}
     return json.dumps_line(chunk)
 
 

@@ -77,10 +77,16 @@ def understood(
 
 
 def read_answer(deployment: DeploymentEntry, letter: Letter, body: bytes) -> Json:
+    translator = translator_of(deployment)
     try:
-        return translator_of(deployment).response(json.loads(body), letter.memo)
+        answer = json.loads(body)
     except json.JSONDecodeError:
         raise UpstreamError("protocol", "The answer is not JSON.") from None
+    as_it_came = getattr(translator, "response_bytes", None)
+    if as_it_came is not None:
+        unchanged: Json = as_it_came(body, answer, letter.memo)
+        return unchanged
+    return translator.response(answer, letter.memo)
 
 
 async def pieces(

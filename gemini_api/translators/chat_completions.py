@@ -401,7 +401,7 @@ def _first_path(turn: Turn) -> str:
 
 
 def response(answer: Json, memo: Memo) -> Json:
-    if "error" in answer and not answer.get("choices"):
+    if not isinstance(answer, dict) or (answer.get("error") and not answer.get("choices")):
         return _failed(answer, memo)
     choices = answer.get("choices")
     if not isinstance(choices, list):
