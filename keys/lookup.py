@@ -21,6 +21,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Lookup:
         self._kept: dict[str, _Kept] = {}
         self._refused: dict[str, tuple[Problem, float]] = {}
         self._asked: dict[str, Future[Answer | None]] = {}  # in the queue or under way
-        self._queue: list[str] = []
+        self._queue: deque[str] = deque()
         self._running = 0
         self._generation = 0
         self._down = False  # the last attempt found no database
@@ -178,12 +179,16 @@ class Lookup:
         with self._lock:
             if (asked := self._asked.get(fingerprint)) is not None:
                 return asked
-            if len(self._queue) >= WAITING_SIZE:
+            known = fingerprint in self._kept
+            if len(self._queue) >= WAITING_SIZE and not known:
                 return None
             asked = Future()
             asked.set_running_or_notify_cancel()  # a caller that leaves must not cancel it for the others
             self._asked[fingerprint] = asked
-            self._queue.append(fingerprint)
+            if known:
+                self._queue.appendleft(fingerprint)  # before a flood of unknown ones
+            else:
+                self._queue.append(fingerprint)
             if self._running < THREADS:
                 self._running += 1
                 self._threads().submit(self._work)
@@ -200,26 +205,37 @@ class Lookup:
 
     def _work(self) -> None:
         """Look up what waits, batch by batch, until nothing does. Runs in a thread of ours."""
-        while True:
-            with self._lock:
-                batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-                if not batch:
-                    self._running -= 1
-                    return
-            for _ in range(ATTEMPTS):
-                generation = self._generation
+        while batch := self._next():
+            for attempt in range(1, ATTEMPTS + 1):
+                generation, began = self._generation, time.monotonic()
                 found = self._read(batch)
-                if found is None or generation == self._generation:
-                    break  # else a change was announced meanwhile: what was read may be from before it
-            with self._lock:
-                if found is None:
-                    self._went_down()
-                else:
-                    self._down = False
-                    self._keep(batch, found, suspect=generation != self._generation)
-                asked = [self._asked.pop(fingerprint) for fingerprint in batch]
-            for fingerprint, future in zip(batch, asked, strict=True):
-                future.set_result(None if found is None else found.get(fingerprint, "unknown"))
+                if self._settle(batch, found, began, generation, last=attempt == ATTEMPTS):
+                    break
+
+    def _next(self) -> list[str]:
+        with self._lock:
+            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            if not batch:
+                self._running -= 1
+            return batch
+
+    def _settle(
+        self, batch: list[str], found: Mapping[str, Answer] | None, began: float, generation: int, *, last: bool
+    ) -> bool:
+        """Keep what was found and tell those who wait. False: a change was announced meanwhile, so read again."""
+        with self._lock:
+            outdated = generation != self._generation
+            if found is None:
+                self._went_down()
+            elif outdated and not last:
+                return False
+            else:
+                self._down = False
+                self._keep(batch, found, began, suspect=outdated)
+            asked = [self._asked.pop(fingerprint) for fingerprint in batch]
+        for fingerprint, future in zip(batch, asked, strict=True):
+            future.set_result(None if found is None else found.get(fingerprint, "unknown"))
+        return True
 
     def _read(self, batch: list[str]) -> Mapping[str, Answer] | None:
         """What the database says, None when it cannot. A second try, as the first may meet a dead connection."""
@@ -230,17 +246,16 @@ class Lookup:
                 log.warning("Keys cannot be looked up: %s", type(error).__name__, exc_info=not isinstance(error, Error))
         return None
 
-    def _keep(self, batch: list[str], found: Mapping[str, Answer], *, suspect: bool) -> None:
-        """Under the lock: remember the answers."""
-        now = time.monotonic()
+    def _keep(self, batch: list[str], found: Mapping[str, Answer], began: float, *, suspect: bool) -> None:
+        """Under the lock: remember the answers, as old as the moment they were asked for."""
         for fingerprint in batch:
             self._kept.pop(fingerprint, None)
             self._refused.pop(fingerprint, None)
             answer = found.get(fingerprint, "unknown")
             if isinstance(answer, KeyContext):
-                self._kept[fingerprint] = _Kept(answer, now, suspect)
+                self._kept[fingerprint] = _Kept(answer, began, suspect)
             elif not suspect:
-                self._refused[fingerprint] = (answer, now + REFUSED_SECONDS)
+                self._refused[fingerprint] = (answer, began + REFUSED_SECONDS)
         _shrink(self._refused, REFUSED_SIZE)
         _shrink(self._kept, KEPT_SIZE)
 
@@ -250,14 +265,10 @@ class Lookup:
         return self._executor
 
     def _fresh_seconds(self) -> float:
-        if self._fresh is None:
-            self._fresh = float(settings.GATEHOUSE.key_cache_seconds)
-        return self._fresh
+        return settings.GATEHOUSE.key_cache_seconds if self._fresh is None else self._fresh
 
     def _stale_seconds(self) -> float:
-        if self._stale is None:
-            self._stale = float(settings.GATEHOUSE.key_stale_seconds)
-        return self._stale
+        return settings.GATEHOUSE.key_stale_seconds if self._stale is None else self._stale
 
     # ---- when a key was last used
 
