@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
     """One connection. `begin` starts an exchange, `head` and `read` follow it, `leave` ends it either way."""
 
     __slots__ = (
-        "_body", "_chunks", "_ended", "_error", "_expired", "_held", "_keep", "_length_known", "_loop", "_parser", "_paused", "_received",
+        "_abandoned", "_body", "_chunks", "_ended", "_error", "_expired", "_held", "_keep", "_length_known", "_loop", "_parser", "_paused", "_received",
         "_timer", "_transport", "_until", "_waiter", "headers", "idle_since", "pool", "status", "used",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._held = self._received = self._body = 0
         self._ended = True
+        self._abandoned = False
         self._keep = self._paused = self._length_known = False
 
     # ---- for whoever uses it
@@ -129,6 +130,9 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
+        """Close this instant, or as soon as it is open."""
+        self._abandoned = True
+        self.pool.open.discard(self)  # uvloop tells no `connection_lost` when connecting was cancelled in its last turn
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -179,7 +183,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self.pool.open.add(self)
+        if self._abandoned:
+            self._transport.abort()
+        else:
+            self.pool.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None or self._ended:  # nobody asked: whatever this is, the connection is of no use
@@ -291,21 +298,26 @@ class Pool:
             raise Refused(f"{self.host} could not be looked up in time.") from None
         tried: OSError | None = None
         for number, address in enumerate(found):
+            connection = Connection(self)
             try:
                 async with asyncio.timeout((until - time.monotonic()) / (len(found) - number)):
-                    _, made = await loop.create_connection(
-                        lambda: Connection(self),
+                    await loop.create_connection(
+                        lambda made=connection: made,
                         address,
                         self.port,
                         ssl=tls,
                         server_hostname=self.host if tls else None,
                     )
             except OSError as error:  # TimeoutError is one
+                connection.abort()
                 tried = error
+            except BaseException:
+                connection.abort()
+                raise
             else:
                 if number:  # the one that works goes first from now on
                     self._addresses = [address, *(each for each in found if each != address)]
-                return made
+                return connection
         self._asked = 0.0  # the next one looks again: the host may have moved
         raise Refused(_why(self.host, tried)) from tried
 
