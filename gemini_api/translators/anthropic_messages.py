@@ -14,6 +14,7 @@ from typing import Any
 
 from gemini_api.translators import (
     aws,
+    blocked,
     capabilities,
     chunks,
     claude,
@@ -289,7 +290,6 @@ _REASONS = {
     "model_context_window_exceeded": "MAX_TOKENS",
     "refusal": "SAFETY",
 }
-_DECLINED = "The model declined to answer."
 
 
 def response(answer: Json, memo: Memo) -> Json:
@@ -481,9 +481,10 @@ def _finish(building: chunks.Answer, said: Json) -> None:
     why = said.get("stop_reason") or "end_turn"
     reason, message = _REASONS.get(why, "OTHER"), ""
     if why == "refusal":
-        message = (said.get("stop_details") or {}).get("explanation") or "refusal"
-        if not building.started:  # clients take an answer without text for a broken one, and ask again
-            building.text(message if message != "refusal" else _DECLINED)
+        told = (said.get("stop_details") or {}).get("explanation") or ""
+        message = told or "refusal"
+        if not building.started:
+            building.text(told or blocked.DECLINED)
     elif reason == "OTHER" or why == "model_context_window_exceeded":
         message = why
     building.finish(reason, message)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from gemini_api.translators import (
     aws,
+    blocked,
     capabilities,
     chunks,
     claude,
@@ -586,6 +587,8 @@ def _keep(building: chunks.Answer, text: str, signature: str) -> None:
 
 def _finish(building: chunks.Answer, why: str) -> None:
     reason = _REASONS.get(why, "OTHER")
+    if reason == "SAFETY" and not building.started:
+        building.text(blocked.DECLINED)
     building.finish(reason, "" if why in _PLAIN else why)
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from gemini_api.translators.base import Json, Memo
 
+# Said in an answer's place when the vendor's filter left nothing: gemini-cli takes an answer without text for a broken
+# one, and asks (and pays) three more times.
+DECLINED = "The model declined to answer."
 # OpenAI's and Azure's words for it.
 CODES = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
 # Azure's filters and severities, as Gemini's.

@@ -285,6 +285,9 @@ _PROFILES = frozenset({"us", "eu", "apac", "global", "us-gov", "jp", "au", "ca",
 
 def claude(target: Target) -> Row:
     """ANTHROPIC's row for a Claude that another vendor hosts (anthropic.claude-..., claude-...@20250514)."""
-    name = bare(target.base_model or target.model).removeprefix("anthropic.")
+    name = bare(target.base_model or target.model)
+    vendor, dot, rest = name.partition(".")
+    if dot and vendor.isalpha():
+        name = rest
     row = shipped("anthropic", name)
     return {**row, **target.capabilities} if target.capabilities else row

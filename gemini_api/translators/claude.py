@@ -93,15 +93,13 @@ def sampling(config: Json, caps: Row, thinks: bool, losses: Losses) -> Json:
     found: Json = {}
     temperature, top_p = config.get("temperature"), config.get("topP")
     closed = caps["sampling"] != "yes"
-    if temperature is not None:
-        if temperature == 1:  # what it does anyway; said only where it does not keep top_p out
-            if not (closed or thinks or (caps["one_sampling"] and top_p is not None)):
-                found["temperature"] = temperature
-        elif closed or thinks:
+    if temperature is not None and (closed or thinks):
+        if temperature != 1:  # 1 is what the model does anyway
             losses.drop("generationConfig.temperature")
-        else:
-            if temperature > 1:
-                losses.drop("generationConfig.temperature", "The highest temperature of this model is 1.")
+    elif temperature is not None:
+        if temperature > 1:
+            losses.drop("generationConfig.temperature", "The highest temperature of this model is 1.")
+        if temperature < 1 or not (caps["one_sampling"] and top_p is not None):
             found["temperature"] = min(temperature, 1)
     if top_p is not None:
         if closed or (thinks and top_p < 0.95) or (caps["one_sampling"] and "temperature" in found):

@@ -527,6 +527,8 @@ def _finish(building: chunks.Answer, said: Json, refused: bool) -> None:
     if said.get("status") == "incomplete":
         why = (said.get("incomplete_details") or {}).get("reason") or ""
         reason = _INCOMPLETE.get(why, "OTHER")
+        if reason == "SAFETY" and not building.started:
+            building.text(blocked.DECLINED)
         building.finish(reason, why if reason in ("SAFETY", "OTHER") else "")
     else:
         building.finish("SAFETY" if refused else "STOP")
