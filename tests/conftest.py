@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,6 +59,36 @@ def issued_key(organization: Organization) -> IssuedKey:
 @pytest.fixture
 def stranger_key(stranger_organization: Organization) -> IssuedKey:
     return make_key(stranger_organization)
+
+
+# ── the vendors, on loopback ──
+
+
+@pytest.fixture(scope="session")
+def _running_upstreams() -> Iterator[Callable[[str], Any]]:
+    from tests.upstreams.serve import UPSTREAMS, serve  # noqa: PLC0415 - vendors' libraries, for those who need them
+
+    started: dict[str, Any] = {}
+    with ExitStack() as stack:
+
+        def start(name: str) -> Any:
+            if name not in started:
+                started[name] = stack.enter_context(serve(UPSTREAMS[name]()))
+            return started[name]
+
+        yield start
+
+
+@pytest.fixture
+def upstream(_running_upstreams: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`upstream("openai")`: that vendor, running, with nothing remembered. The names are those in tests/upstreams/serve.py."""
+
+    def take(name: str) -> Any:
+        running = _running_upstreams(name)
+        running.forget()
+        return running
+
+    return take
 
 
 # ── the store ──

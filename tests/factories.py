@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from keys.audit import Actor
+from keys.issue import issue
 from keys.models import Limit, Membership, Organization, Team, User, VirtualKey
+from routing import credentials
 from routing.models import Connection, Deployment, PublicModel
 
 _numbers = count(1)
@@ -58,9 +61,6 @@ def make_platform_admin(name: str = "root", *, password: str = PASSWORD) -> User
 
 def make_key(organization: Organization, name: str = "", **fields: Any) -> IssuedKey:
     """Issued through `keys.issue`; `fields` are its keyword arguments."""
-    from keys.audit import Actor  # noqa: PLC0415 - until that room is in
-    from keys.issue import issue  # noqa: PLC0415 - until that room is in
-
     actor = fields.pop("actor", None) or Actor(id="", name="tests", source="command", address="")
     key, secret = issue(organization=organization, name=name or f"key-{next(_numbers)}", actor=actor, **fields)
     return IssuedKey(key, secret)
@@ -82,8 +82,6 @@ def make_connection(
     **fields: Any,
 ) -> Connection:
     """A connection with its credential sealed. Private addresses are allowed: upstreams of tests are on loopback."""
-    from routing import credentials  # noqa: PLC0415 - until that room is in
-
     connection = Connection.objects.create(
         kind=kind,
         base_url=base_url,

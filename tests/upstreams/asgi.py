@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing, suppress
@@ -66,6 +67,14 @@ class Upstream:
 
     def refuse(self, refusal: Refusal) -> Reply:
         raise NotImplementedError  # every vendor has its error shape
+
+    def wait_until(self, happened: Callable[[], object], seconds: float = 10) -> None:
+        """For a test in another thread: until something has happened here. Raises TimeoutError."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{type(self).__name__} waited {seconds} seconds in vain")
+            time.sleep(0.005)
 
     def forget(self) -> None:
         self.requests.clear()

@@ -202,14 +202,17 @@ def test_azure_serves_the_newer_paths_too(upstream: Callable[[str], Any]) -> Non
         assert client.responses.create(model="chat-main", input="Hi", store=False).output_text == "You said: Hi."
 
 
-def test_azure_refuses_a_wrong_key_and_a_missing_version(upstream: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize(
+    ("key", "version", "error"),
+    [("wrong", "2024-10-21", openai.AuthenticationError), ("upstream-key", "soon", openai.NotFoundError)],
+)
+def test_azure_refuses_a_wrong_key_and_a_wrong_version(
+    upstream: Callable[[str], Any], key: str, version: str, error: type[Exception]
+) -> None:
     url = upstream("azure_openai").url
-    with openai.AzureOpenAI(azure_endpoint=url, api_key="wrong", api_version="2024-10-21", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError):
-            client.chat.completions.create(**ask("Hi", model="chat-main"))
-    with openai.AzureOpenAI(azure_endpoint=url, api_key="upstream-key", api_version="soon", max_retries=0) as client:
-        with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(**ask("Hi", model="chat-main"))
+    client = openai.AzureOpenAI(azure_endpoint=url, api_key=key, api_version=version, max_retries=0)
+    with client, pytest.raises(error):
+        client.chat.completions.create(**ask("Hi", model="chat-main"))
 
 
 # ── Gemini's compatible endpoint, and an imitation ──

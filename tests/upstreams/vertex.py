@@ -20,6 +20,7 @@ from tests.upstreams.gemini import MESSAGES, Gemini, pretty
 from tests.upstreams.script import Fault, Refusal, Run, vector
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+AUDIENCE = "https://oauth2.googleapis.com/token"  # what google-auth writes, whatever the file's token_uri says
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
@@ -182,8 +183,12 @@ class Vertex(Gemini):
         except (ValueError, InvalidSignature):
             return Reply(400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
         lifetime = claims.get("exp", 0) - claims.get("iat", 0)
-        expected = {"iss": self.service_account["client_email"], "aud": f"{self.url}/token", "scope": SCOPE}
-        wrong = [name for name, value in expected.items() if claims.get(name) != value]
+        expected = {
+            "iss": (self.service_account["client_email"],),
+            "aud": (AUDIENCE, f"{self.url}/token"),
+            "scope": (SCOPE,),
+        }
+        wrong = [name for name, values in expected.items() if claims.get(name) not in values]
         if form.get("grant_type") != GRANT or wrong or not 0 < lifetime <= 3600:
             return Reply(400, {"error": "invalid_grant", "error_description": f"Invalid JWT: {', '.join(wrong)}"})
         self.tokens.append(f"ya29.upstream-{len(self.tokens) + 1}")
