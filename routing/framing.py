@@ -129,9 +129,10 @@ class SSEDecoder:
         closes = line[:1] in (b"}", b"]") or (first and line.rstrip()[-1:] in (b"}", b"]"))
         if closes or not line:
             text = b"\n".join(self._bare).strip()
-            if _whole(text):
+            whole = _whole(text)
+            if whole:
                 frames.append(Frame(text, self._event))
-            if not line or _whole(text):
+            if whole or not line:  # a blank line ends it in any case: what is no JSON by then is let go
                 self._bare, self._data_size, self._event = [], 0, ""
 
 
@@ -166,7 +167,7 @@ class EventStreamDecoder:
         try:
             self._buffer.add_data(data)
             return [self._frame(message) for message in self._buffer]
-        except (self._broken, KeyError, ValueError) as error:
+        except (self._broken, KeyError, TypeError, ValueError) as error:
             raise UpstreamError(
                 "protocol", f"The upstream's event stream is damaged: {type(error).__name__}."
             ) from error
@@ -189,5 +190,5 @@ class EventStreamDecoder:
         event = str(headers.get(":event-type", ""))
         if event == "chunk":
             wrapped = json.loads(payload)
-            return Frame(base64.b64decode(wrapped["bytes"]))
+            return Frame(base64.b64decode(wrapped["bytes"], validate=True))
         return Frame(payload, event)

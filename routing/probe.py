@@ -65,7 +65,8 @@ def _said(body: bytes) -> str:
         return ""
     if isinstance(found, list) and found:
         found = found[0]
+    said: Any = None
     for name in ("error", "message", "Message", "detail"):
         if isinstance(found, dict) and name in found:
-            found = found[name]
-    return f": {found[:LONGEST].rstrip('.')}" if isinstance(found, str) else ""
+            said = found = found[name]
+    return f": {said[:LONGEST].rstrip('.')}" if isinstance(said, str) else ""

@@ -24,20 +24,25 @@ class Gemini(Backend):
     price_provider = "google"
 
     def url(self, endpoint: Endpoint, action: Action) -> str:
-        base = versioned(endpoint.base_url, "v1beta")
-        return f"{base}/models/{segment(endpoint.model.removeprefix('models/'))}:{METHODS[action]}"
+        collection, _, model = resource(endpoint.model).partition("/")
+        return f"{versioned(endpoint.base_url, 'v1beta')}/{collection}/{segment(model)}:{METHODS[action]}"
 
     def headers(self, endpoint: Endpoint) -> dict[str, str]:
         return {"x-goog-api-key": endpoint.credential["api_key"]}
 
     def payload(self, endpoint: Endpoint, payload: dict[str, Any], action: Action) -> dict[str, Any]:
         """Two methods name the model once more in the body, and want the name this backend has for it."""
-        name = f"models/{endpoint.model.removeprefix('models/')}"
+        name = resource(endpoint.model)
         if action == "embed" and "requests" in payload:
             return {**payload, "requests": [{**each, "model": name} for each in payload["requests"]]}
         if action == "count" and "generateContentRequest" in payload:
             return {**payload, "generateContentRequest": {**payload["generateContentRequest"], "model": name}}
         return payload
+
+
+def resource(model: str) -> str:
+    """The model's resource name: `models/x` for x, tuned models as they are."""
+    return model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
 
 
 backend = Gemini()
