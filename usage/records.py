@@ -105,7 +105,7 @@ def call_ms(given: Row) -> int:
 def insert_new(rows: Sequence[Row]) -> list[Row]:
     """Insert the rows whose call is not there yet, and return those. Ids within `rows` are distinct.
 
-    Once in a transaction, the caller's.
+    Runs inside the caller's transaction.
     """
     return _insert_postgresql(rows) if connection.vendor == "postgresql" else _insert_sqlite(rows)
 
@@ -114,7 +114,8 @@ def _insert_postgresql(rows: Sequence[Row]) -> list[Row]:
     """COPY into a temporary table, from there whatever is new."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS usage_batch (LIKE usage_requestrecord INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
+            "CREATE TEMPORARY TABLE IF NOT EXISTS usage_batch (LIKE usage_requestrecord INCLUDING DEFAULTS)"
+            " ON COMMIT DELETE ROWS; DELETE FROM usage_batch"
         )
         with connection.wrap_database_errors, cursor.copy(f"COPY usage_batch ({_NAMES}) FROM STDIN") as copy:
             for each in rows:

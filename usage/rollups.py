@@ -100,13 +100,13 @@ def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:
 
 
 def upsert(buckets: dict[BucketKey, Bucket]) -> None:
-    """Add the buckets to the table, once in a transaction, inside the caller's."""
+    """Add the buckets to the table, inside the caller's transaction."""
     values = [_values(key, bucket) for key, bucket in buckets.items()]
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(
                 "CREATE TEMPORARY TABLE IF NOT EXISTS usage_bucket_batch ON COMMIT DELETE ROWS"
-                f" AS SELECT {_NAMES} FROM usage_usagebucket WITH NO DATA"
+                f" AS SELECT {_NAMES} FROM usage_usagebucket WITH NO DATA; DELETE FROM usage_bucket_batch"
             )
             with connection.wrap_database_errors, cursor.copy(f"COPY usage_bucket_batch ({_NAMES}) FROM STDIN") as copy:
                 for each in values:

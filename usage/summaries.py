@@ -16,7 +16,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db.models import Aggregate, BigIntegerField, Count, Max, Q, QuerySet, Sum
+from django.db.models import Aggregate, BigIntegerField, Count, Max, Q, Sum
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Trunc
 
@@ -31,6 +31,7 @@ STEPS: dict[Step, timedelta] = {  # the longest range each may be asked for
     "day": timedelta(days=400),
     "month": timedelta(days=4000),
 }
+LONG = timedelta(days=62)  # longer periods have UTC days
 OTHER = "Other"
 
 # What one may group by: the column that tells things apart, and the one that names them.
@@ -91,9 +92,10 @@ class Period:
         return Period(self.start - (self.end - self.start), self.start, self.zone)
 
     def steps(self, step: Step) -> list[datetime]:
-        """The start of every step that touches the period, in its zone."""
+        """The start of every step that touches the period, in its zone (see `clock`)."""
+        zone = self.clock(step) if step == "day" else self.zone
         found = []
-        at = floor(self.start.astimezone(self.zone), step)
+        at = floor(self.start.astimezone(zone), step)
         while at < self.end:
             found.append(at)
             at = following(at, step)
@@ -101,10 +103,10 @@ class Period:
 
     def clock(self, step: Step) -> tzinfo:
         """The zone to cut steps by. Hours and minutes keep the offset of the start: a clock set back shows one hour
-        twice, and they are two."""
-        if step in ("day", "month"):
-            return self.zone
-        return timezone(self.start.astimezone(self.zone).utcoffset() or timedelta(0))
+        twice, and they are two. Days of a long period are UTC's, which is what makes them cheap to read."""
+        if step in ("minute", "hour"):
+            return timezone(self.start.astimezone(self.zone).utcoffset() or timedelta(0))
+        return UTC if step == "day" and self.end - self.start > LONG else self.zone
 
 
 def floor(at: datetime, step: Step) -> datetime:
@@ -160,7 +162,9 @@ def _pieces(start: int, end: int, widths: list[int]) -> Iterator[Piece]:
     yield from _pieces(high, end, narrower)
 
 
-def _rows(period: Period, filters: Filters, step: Step | None = None, widest: int = DAY) -> QuerySet[UsageBucket]:
+def _rows(
+    period: Period, filters: Filters, step: Step | None = None, widest: int = DAY
+) -> Any:  # a QuerySet of UsageBucket; what is added to it has no static type
     """The buckets that make up the period. With a step, no bucket reaches over the edge of one."""
     minutes_from = int((datetime.now(UTC) - timedelta(days=settings.GATEHOUSE.minute_retention_days)).timestamp())
     cuts = [int(period.start.timestamp())]
@@ -393,7 +397,7 @@ def _cells(period: Period, filters: Filters, metric: str, by: Sequence[str], ste
         .annotate(**_names(by), **_aggregates(metric))
         .order_by()
     )
-    cells: defaultdict[Group, dict[datetime, _Amount]] = defaultdict(dict)
+    cells: defaultdict[tuple[str, ...], dict[datetime, _Amount]] = defaultdict(dict)
     names: dict[tuple[str, str], str] = {}
     for row in rows:
         ids = tuple(row[DIMENSIONS[name][0]] for name in by)
@@ -401,7 +405,7 @@ def _cells(period: Period, filters: Filters, metric: str, by: Sequence[str], ste
             names[(name, found)] = max(row[f"name_{name}"] or "", names.get((name, found), ""))
         cells[ids].setdefault(row["at"], _Amount(metric)).add(row)
     return {
-        tuple((found, names[(name, found)]) for name, found in zip(by, ids, strict=True)): values
+        tuple([(found, names[(name, found)]) for name, found in zip(by, ids, strict=True)]): values
         for ids, values in cells.items()
     }
 
@@ -480,8 +484,8 @@ def explore(
 def _entries(cells: Cells, metric: str, steps: list[datetime], total: float | None, top: int) -> list[Entry]:
     """One level: groups by their first dimension; deeper dimensions become parts."""
     by_first: defaultdict[tuple[str, str], Cells] = defaultdict(dict)
-    for named, values in cells.items():
-        by_first[named[0]][named[1:]] = values
+    for group, values in cells.items():
+        by_first[group[0]][group[1:]] = values
     entries = [_entry(named, inner, metric, steps, total, top) for named, inner in by_first.items()]
     entries.sort(key=lambda entry: (-(entry.value or 0), entry.name))
     if len(entries) <= top:

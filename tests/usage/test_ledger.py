@@ -17,7 +17,7 @@ from usage.ledger import Drain
 from usage.models import QuarantinedEvent, RequestRecord, UsageBucket
 from usage.spool import FINISHED, STARTED, Spool
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

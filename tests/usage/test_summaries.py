@@ -39,7 +39,7 @@ STATUSES = ["OK"] * 6 + ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"]
 
 
 @pytest.fixture
-def events(transactional_db: None) -> list[UsageEvent]:
+def events(db: None) -> list[UsageEvent]:
     """600 calls over ten weeks across a change to winter time, of two organizations."""
     chance = random.Random(7)
     start = at("2026-09-01T00:00")
@@ -122,9 +122,7 @@ def test_days_and_months_follow_the_clock_of_the_zone(
         ("Australia/Lord_Howe", "2026-04-05", 25),  # set back by half an hour: the last hour is half a one
     ],
 )
-def test_hours_do_not_double_or_vanish_when_the_clock_changes(
-    transactional_db: None, zone: str, day: str, hours: int
-) -> None:
+def test_hours_do_not_double_or_vanish_when_the_clock_changes(db: None, zone: str, day: str, hours: int) -> None:
     there = ZoneInfo(zone)
     first = at(f"{day}T00:00", there)
     period = Period(first, (first.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=there), there)
@@ -204,13 +202,21 @@ def test_a_change_against_the_period_before_is_none_when_there_was_nothing(event
     assert later.change("requests") == (later.now.requests - later.before.requests) / later.before.requests
 
 
-def test_minutes_are_read_where_they_are_kept(transactional_db: None) -> None:
+def test_minutes_are_read_where_they_are_kept(db: None) -> None:
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     record([call(now - timedelta(minutes=back), cost_nano=1) for back in range(1, 61)])
     period = Period(now - timedelta(minutes=37), now)
     assert summaries.totals(period, EVERYTHING).requests == 37
     found = summaries.series(period, EVERYTHING, "requests", step="minute")
     assert found.lines[0].values == [1] * 37
+
+
+def test_days_of_a_long_period_are_those_of_utc_and_nothing_is_lost(events: list[UsageEvent]) -> None:
+    period = Period(at("2026-09-01T00:00", BERLIN), at("2026-11-20T00:00", BERLIN), BERLIN)
+    found = summaries.series(period, EVERYTHING, "requests")
+    assert all(when.utcoffset() == timedelta(0) and when.hour == 0 for when in found.steps)
+    assert found.lines[0].total == sum(each >= period.start for each in map(started, events))
+    assert sum(value or 0 for value in found.lines[0].values) == found.lines[0].total
 
 
 def test_too_fine_a_step_is_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils.dateparse import parse_date, parse_datetime
@@ -25,7 +24,7 @@ def read(start: str, end: str) -> tuple[datetime, datetime]:
 
 
 def _moment(option: str, text: str) -> datetime:
-    at: Any
+    at: datetime | None
     try:
         at = parse_datetime(text)
         if at is None and (day := parse_date(text)) is not None:
