@@ -16,6 +16,7 @@ class Reading:
     """What was read so far. last: payloads that leave after the call was recorded."""
 
     tokens: Tokens | None = None
+    estimated: bool = False  # the upstream told no usage: a translator counted
     finish_reason: str = ""
     last: list[bytes] = field(default_factory=list)
 
@@ -32,6 +33,7 @@ def read(chunk: Json, reading: Reading) -> int:
     """Note usage and finish reason of a chunk; returns the UTF-8 bytes of text, thoughts and calls in it."""
     if usage := chunk.get("usageMetadata"):
         reading.tokens = tokens(usage)
+        reading.estimated = ESTIMATED in usage
     size = 0
     for candidate in chunk.get("candidates", ()):
         if reason := candidate.get("finishReason"):

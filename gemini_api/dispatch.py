@@ -19,7 +19,7 @@ from gemini_api.output import ARRAY, EVENTS, Framing, StreamedAnswer, json_respo
 from gemini_api.permission import named, permitted
 from gemini_api.question import read_question
 from gemini_api.told import told
-from keys import limits
+from keys import limits, lookup
 from routing import router
 from usage import flight as flights
 from usage.flight import Flight
@@ -90,6 +90,7 @@ async def resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byt
 
 
 def opened(call: Call) -> Flight:
+    lookup.mark_used(call.key)
     model = named(call)
     return flights.open(
         call.key,
@@ -114,8 +115,8 @@ def closing(flight: Flight) -> Iterator[None]:
             yield
         except Exception as trouble:
             error = told(trouble)
-            cut = flight.finished is False and flight.heard
-            flight.finish(error.code, error.status, error=said(error, trouble), flags=("cut",) if cut else ())
+            flags = ("cut",) if flight.heard else ()
+            flight.finish(error.code, error.status, error=said(error, trouble), flags=flags)
             error.answer_headers = headers(flight)
             raise error from trouble
 
@@ -124,7 +125,7 @@ def finished(flight: Flight, reading: Reading) -> None:
     """The answer is complete: recorded before its last bytes leave."""
     if reading.tokens is not None:
         flight.saw(reading.tokens)
-    flight.finish(200, finish_reason=reading.finish_reason)
+    flight.finish(200, finish_reason=reading.finish_reason, flags=("estimated",) if reading.estimated else ())
 
 
 def said(error: Exception, trouble: BaseException) -> str:

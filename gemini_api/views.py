@@ -13,7 +13,7 @@ from ninja import Router
 
 from gemini_api import catalog_views, counting, dispatch, embedding
 from gemini_api.call import read_call
-from gemini_api.errors import MethodNotAllowed
+from gemini_api.errors import MethodNotAllowed, NotFound
 
 
 async def generate_content(request: HttpRequest, model: str) -> HttpResponse:
@@ -57,6 +57,11 @@ async def wrong_verb(request: HttpRequest) -> HttpResponse:
 
 
 async def wrong_verb_on_model(request: HttpRequest, model: str) -> HttpResponse:
+    """The same for a model's path; a colon that no method took is an action nobody serves."""
+    if request.method == "POST" and ":" in model:
+        name, action = model.rsplit(":", 1)
+        version = request.path.split("/")[1]
+        raise NotFound(f"models/{name} is not found for API version {version}, or is not supported for {action}.")
     return await wrong_verb(request)
 
 

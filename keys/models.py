@@ -105,8 +105,9 @@ class Membership(models.Model):
 
     class Meta:
         constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["user", "organization", "team"], name="membership_once"),
             models.UniqueConstraint(
-                fields=["user", "organization", "team"], name="membership_once", nulls_distinct=False
+                fields=["user", "organization"], condition=models.Q(team__isnull=True), name="membership_once_without_team"
             ),
         ]
 

@@ -48,7 +48,7 @@ class HeadTooLarge(InvalidArgument):
 class GuardedProtocol(HttpToolsProtocol):
     patience: ClassVar[Patience] = Patience()
     _open: ClassVar[set[GuardedProtocol]] = set()
-    _sweeping: ClassVar[asyncio.TimerHandle | None] = None
+    _sweeping: ClassVar[asyncio.AbstractEventLoop | None] = None  # the loop whose timer is set
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,8 +67,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         cls._open.add(self)
         self.wait_for("head", self.patience.header)
-        if cls._sweeping is None:
-            cls._sweeping = self.loop.call_later(SWEEP_SECONDS, cls.sweep, self.loop)
+        if cls._sweeping is not self.loop:
+            cls._sweeping = self.loop
+            self.loop.call_later(SWEEP_SECONDS, cls.sweep, self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         type(self)._open.discard(self)
@@ -81,7 +82,10 @@ class GuardedProtocol(HttpToolsProtocol):
         now = loop.time()
         for connection in [each for each in cls._open if each.deadline < now]:
             connection.give_up()
-        cls._sweeping = loop.call_later(SWEEP_SECONDS, cls.sweep, loop) if cls._open else None
+        if cls._open:
+            loop.call_later(SWEEP_SECONDS, cls.sweep, loop)
+        else:
+            cls._sweeping = None
 
     def wait_for(self, what: str, seconds: float) -> None:
         self.waits_for = what

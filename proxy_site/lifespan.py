@@ -18,7 +18,7 @@ from gemini_api import tokens
 from keys import lookup, notices
 from lib import bus
 from lib.store import store
-from routing import loading, upstream
+from routing import loading, scores_redis, upstream
 from usage import flight, ledger, prices, spool
 
 logger = logging.getLogger("gatehouse")
@@ -48,7 +48,7 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("prices", prices.open, prices.close),
     ("catalog", loading.open, loading.close),
     ("ledger", ledger.open, ledger.close),
-    ("router", nothing, nothing),
+    ("router", scores_redis.open, scores_redis.close),
     ("limits", nothing, nothing),
     ("upstream", upstream.open, upstream.close),
 ]

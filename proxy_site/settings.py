@@ -96,6 +96,7 @@ if ENV.database_url:
             "connect_timeout": 3,
         }
         _database["CONN_MAX_AGE"] = 0
+        _database["CONN_HEALTH_CHECKS"] = True
 else:
     _database = {
         "ENGINE": "django.db.backends.sqlite3",
@@ -155,9 +156,8 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-WHITENOISE_USE_FINDERS = True
+WHITENOISE_USE_FINDERS = True  # from where the packages and static/ have them: nothing to collect
 WHITENOISE_AUTOREFRESH = DEBUG
 DATA_UPLOAD_MAX_MEMORY_SIZE = ENV.max_body
 

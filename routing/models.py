@@ -81,7 +81,10 @@ class PublicModel(models.Model):
     class Meta:
         ordering: ClassVar[list[str]] = ["name"]
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["organization", "name"], name="model_name_per_organization", nulls_distinct=False),
+            models.UniqueConstraint(fields=["organization", "name"], name="model_name_per_organization"),
+            models.UniqueConstraint(
+                fields=["name"], condition=models.Q(organization__isnull=True), name="model_name_for_everyone"
+            ),
         ]
 
     def __str__(self) -> str:
