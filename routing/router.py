@@ -126,7 +126,6 @@ class Route:
         self.skipped: dict[str, str] = {}
         self.count = 0
         self.refused_scopes: set[str] = set()
-        self.drop_fields: tuple[str, ...] = ()
         self.waited: dict[str, float] = {}
         self.proven_since: float | None = None
 
@@ -140,15 +139,19 @@ class Route:
     def after(self, attempt: Attempt, error: UpstreamError, now: float) -> Attempt | None:
         """The next try after a failed one; None when there is none, and the error is the answer."""
         self.now = now
-        if error.drop_field and error.drop_field not in self.drop_fields and self._may_retry(0.0):
-            self.drop_fields += (error.drop_field,)
-            return self._taken(Attempt(self, attempt.score, attempt.model, f"again without {error.drop_field}"))
         if error.kind not in RETRYABLE or not self._may_retry(0.0):
             return None
         if error.kind == "conflict" and self.count > 1:
             return None
         self._learn(attempt, error)
         return self._taken(self._best() or self._same(attempt, error))
+
+    def peek(self) -> Attempt | None:
+        """What would be tried next if all before had failed; for explanations: nothing is lent, nothing is paid."""
+        attempt = self._best()
+        if attempt is not None:
+            self.tried.add(attempt.score.entry.id)
+        return attempt
 
     # Choosing
 
@@ -277,7 +280,6 @@ class Route:
         if not self.plan.budget.take(self.now):
             self._skip(attempt.score, "no retries left in this model's budget")
             return None
-        attempt.drop_fields = self.drop_fields
         return attempt
 
     def _learn(self, attempt: Attempt, error: UpstreamError) -> None:
@@ -319,12 +321,12 @@ class Route:
 class Attempt:
     """One try at one deployment, lent for the length of a `with`.
 
-    delay: seconds to sleep before entering. drop_fields: the vendor's names of parameters to leave out this time.
-    model: the public model that answers (a fallback may be another one). error: why it failed, afterwards.
+    delay: seconds to sleep before entering. model: the public model that answers (a fallback may be another one).
+    error: why it failed, afterwards.
     """
 
     __slots__ = (
-        "_committed", "_ended", "_note", "_route", "_ttft", "began", "delay", "drop_fields", "error", "model", "next",
+        "_committed", "_ended", "_note", "_route", "_ttft", "began", "delay", "error", "model", "next",
         "probe", "reason", "score",
     )  # fmt: skip
 
@@ -340,7 +342,6 @@ class Attempt:
         self.reason = reason
         self.delay = delay
         self.probe = probe
-        self.drop_fields: tuple[str, ...] = ()
         self.error: UpstreamError | None = None
         self.next: Attempt | None = None
         self.began = 0.0

@@ -27,8 +27,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lib import bus, json
-from lib.store import Script, Store, StoreDown
+from lib.store import Script, Store, StoreDown, Value
 from lib.store import store as process_store
+from routing import loading
 from routing.catalog import Catalog
 from routing.scores import Score, Tally
 from routing.scores_memory import Board, board
@@ -113,7 +114,7 @@ class Sharing:
         self.store = store
         self.process = secrets.token_hex(6)
         self._bus = notices or bus.default()
-        self._catalog: Callable[[], Catalog] | None = None
+        self._catalog: Callable[[], Catalog] = Catalog
         self._ahead = 0.0  # Unix seconds of Redis minus our loop's clock
         self._synced = False
         self._deaf: dict[str, float] = {}
@@ -123,7 +124,7 @@ class Sharing:
         self._unsubscribe: Callable[[], None] = lambda: None
         self._publishing: set[asyncio.Future[None]] = set()
 
-    async def open(self, catalog: Callable[[], Catalog] | None = None) -> None:
+    async def open(self, catalog: Callable[[], Catalog]) -> None:
         """Start sharing. The store is already open, or opens later, or there is none: then this only tidies up."""
         self._loop = asyncio.get_running_loop()
         self._catalog = catalog
@@ -132,6 +133,16 @@ class Sharing:
         self._unsubscribe = self._bus.subscribe(TOPIC, self._heard)
         self.store.on_down(self._alone)
         self._task = asyncio.create_task(self._run(), name="router.sharing")
+
+    async def look(self, catalog: Callable[[], Catalog]) -> None:
+        """Read once what the server processes know, for a command that then ends. Raises StoreDown."""
+        self._loop = asyncio.get_running_loop()
+        self._catalog, self._ahead = catalog, self.board.epoch
+        await self._sweep()
+        await self._sync()
+        await self._read_tally()
+        await self.store.execute("HDEL", f"{TAG}:reports", self.process)
+        self._loop = None
 
     async def close(self) -> None:
         self._unsubscribe()
@@ -159,7 +170,7 @@ class Sharing:
             self._publish(f"{self.process} {id_} closed")
             return
         ends = [self._shared_ms(breaker.open_until), self._shared_ms(breaker.cooling_until)]
-        told = [*ends, breaker.openings, breaker.cause or "-", score.entry.version or "-"]
+        told: list[Value] = [*ends, breaker.openings, breaker.cause or "-", score.entry.version or "-"]
         self.store.submit_script(NOTE, [f"{TAG}:breakers"], [id_, *told])
         self._publish(" ".join(map(str, (self.process, id_, *told))))
 
@@ -228,18 +239,18 @@ class Sharing:
     # ---- the background task
 
     async def _run(self) -> None:
-        due = {self._sync: 0.0, self._tell_tally: 0.0, self._read_tally: 0.0, self._sweep: 0.0}
         every = {
+            self._sweep: SWEEP_EVERY,
             self._sync: TICK,
             self._tell_tally: TALLY_EVERY,
             self._read_tally: READ_EVERY,
-            self._sweep: SWEEP_EVERY,
         }
+        due = dict.fromkeys(every, 0.0)
         while True:
-            for job, at in due.items():
-                if self._now() < at:
+            for job, seconds in every.items():
+                if self._now() < due[job]:
                     continue
-                due[job] = self._now() + every[job] - 0.01
+                due[job] = self._now() + seconds - 0.01
                 try:
                     await job()
                 except StoreDown:
@@ -345,11 +356,10 @@ class Sharing:
 
     async def _sweep(self) -> None:
         """Know every deployment of the catalog, and only those."""
-        if self._catalog is not None:
-            catalog = self._catalog()
-            self.board.keep(catalog)
-            for entry in catalog.deployments.values():
-                self.board.score(entry)
+        catalog = self._catalog()
+        self.board.keep(catalog)
+        for entry in catalog.deployments.values():
+            self.board.score(entry)
 
     # ---- clocks
 
@@ -367,9 +377,9 @@ class Sharing:
 sharing = Sharing(board, process_store)
 
 
-async def open(catalog: Callable[[], Catalog] | None = None) -> None:
-    """Start sharing this process's scores. `catalog`: routing.loading.current, to know what there is."""
-    await sharing.open(catalog)
+async def open() -> None:
+    """Start sharing this process's scores. After the bus, the store and the catalog."""
+    await sharing.open(loading.current)
 
 
 async def close() -> None:

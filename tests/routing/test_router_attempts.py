@@ -165,26 +165,6 @@ def test_retries_end_with_the_budget_and_say_so(router: Router) -> None:
     ]
 
 
-def test_a_refused_parameter_is_left_out_and_the_same_deployment_asked_again(router: Router) -> None:
-    seen = []
-
-    def strict(attempt: Attempt, entry: DeploymentEntry) -> object:
-        seen.append((entry.id, attempt.drop_fields))
-        if "seed" not in attempt.drop_fields:
-            raise error("invalid", drop_field="seed")
-        return "answered"
-
-    found, hints = call(router, model(), strict)
-    assert found == "answered"
-    assert seen == [("a", ()), ("a", ("seed",))]
-    assert hints.notes[1].reason == "again without seed"
-
-
-def test_a_parameter_refused_although_it_was_left_out_ends_the_call(router: Router) -> None:
-    _, hints = failed(router, model(), fail("invalid", drop_field="seed"))
-    assert len(hints.notes) == 2
-
-
 def test_an_empty_answer_is_tried_elsewhere_when_the_model_says_so(router: Router) -> None:
     def empty(attempt: Attempt, entry: DeploymentEntry) -> object:
         if entry.id == "a":

@@ -213,6 +213,8 @@ async def test_a_limit_of_parallel_calls_holds_over_all_processes(processes: Sta
 
 CHILD = """
 import asyncio, sys
+import django
+django.setup()
 from tests.routing.test_router_sharing import process, MODEL, Hints
 
 async def main():
