@@ -124,7 +124,9 @@ class Connection(asyncio.Protocol):
     def leave(self) -> None:
         """Back into the pool when the exchange is complete; otherwise the connection is closed this instant."""
         self._parser = None
-        if self._ended and self._keep and not self._paused and self._error is None:
+        clean = self._ended and self._keep and not self._paused and self._error is None
+        # An answer that came before the request was sent to its end leaves a connection that nobody should inherit.
+        if clean and self._transport is not None and not self._transport.get_write_buffer_size():
             self.pool.put(self)
         else:
             self.abort()

@@ -107,7 +107,7 @@ class Backend:
             if value and option.choices and value not in option.choices:
                 raise BadOption(f"The option {option.name} must be one of: {', '.join(option.choices)}.")
         for name, text in endpoint.headers.items():
-            if not _HEADER_NAME.match(name) or not _HEADER_TEXT.match(text):
+            if name.lower() in OUR_HEADERS or not _HEADER_NAME.match(name) or not _HEADER_TEXT.match(text):
                 raise BadOption(f"The extra header {name!r} cannot be sent.")
         check_credential(self.credential_fields, endpoint.credential)
 
@@ -150,6 +150,22 @@ def segment(text: str) -> str:
     return quote(text, safe="-._~")
 
 
+# These belong to the exchange itself: a connection's extra headers may not have them.
+OUR_HEADERS = frozenset(
+    [
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ]
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z", re.IGNORECASE)
 _HEADER_TEXT = re.compile(r"[\x20-\x7e\t]*\Z")
 _VERSION = re.compile(r"/v\d+(alpha|beta)?\d*\Z")

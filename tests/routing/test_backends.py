@@ -6,9 +6,11 @@ import asyncio
 import base64
 import datetime
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from routing import tokens
-from routing.backends import BACKENDS, bedrock
+from routing.backends import BACKENDS, bedrock, vertex
 from routing.backends.base import BadOption, Endpoint
 from routing.errors import UpstreamError
 
@@ -189,6 +191,8 @@ BAD = [
     (endpoint("gemini", credential={"token": "x"}), "no token"),
     (endpoint("gemini", headers={"x y": "1"}), "extra header"),
     (endpoint("gemini", headers={"x": "1\r\ny: 2"}), "extra header"),
+    (endpoint("gemini", headers={"transfer-encoding": "chunked"}), "extra header"),
+    (endpoint("gemini", headers={"Host": "elsewhere"}), "extra header"),
     (endpoint("azure_openai"), "base URL is missing"),
     (endpoint("azure_openai", base_url="https://r.x", options={"api": "embed"}), "must be one of: chat, responses"),
     (endpoint("azure_openai", base_url="https://r.x", options={"api_version": "1&x=y"}), "api_version"),
@@ -242,6 +246,30 @@ async def test_bedrock_signs_the_bytes_it_sends_with_the_session_token() -> None
     assert "eu-west-1/bedrock/aws4_request" in request.headers["authorization"]
     assert request.headers["accept"] == "application/vnd.amazon.eventstream"
     assert request.headers["x-team"] == "a"
+
+
+@pytest.fixture
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Without credentials of its own, and without a metadata server to ask."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(bedrock, "_chain", bedrock._Chain())
+    vertex._default_credentials.cache_clear()
+    return monkeypatch
+
+
+async def test_the_credential_chain_is_this_machines_own(bare_machine: pytest.MonkeyPatch) -> None:
+    place = endpoint("bedrock", CLAUDE, options={"region": "us-east-1"}, credential={"chain": "true"})
+    with pytest.raises(UpstreamError) as error:
+        await BACKENDS["bedrock"].prepare(place, b"{}", "generate")
+    assert (error.value.kind, error.value.sent) == ("credential", False)
+    bare_machine.setenv("AWS_ACCESS_KEY_ID", "AKIDMACHINE")
+    bare_machine.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    request = await BACKENDS["bedrock"].prepare(place, b"{}", "generate")
+    assert "Credential=AKIDMACHINE/" in request.headers["authorization"]
 
 
 # ---- tokens
@@ -402,3 +430,25 @@ async def test_a_service_account_signs_its_own_assertion_and_sends_it_to_its_tok
     with pytest.raises(UpstreamError) as refused:
         await bearer(place(allow_private=True))
     assert refused.value.kind == "credential"
+
+
+async def test_application_default_credentials_are_this_machines_own(
+    issuer: TokenServer, private_key: str, bare_machine: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = endpoint("vertex", options=VERTEX, credential={"adc": "true"})
+    info = {
+        "type": "service_account",
+        "client_email": "robot@p.iam.gserviceaccount.com",
+        "private_key": private_key,
+        "token_uri": f"{issuer.url}/adc",
+    }
+    (tmp_path / "adc.json").write_text(json.dumps(info))
+    bare_machine.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+    with pytest.raises(UpstreamError) as error:
+        await bearer(place)
+    assert error.value.kind == "credential"
+    tokens.forget()
+    bare_machine.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "adc.json"))
+    assert await bearer(place) == "Bearer token-1"
+    assert issuer.paths == ["/adc"]
+    vertex._default_credentials.cache_clear()

@@ -324,6 +324,30 @@ async def test_a_new_connection_that_is_closed_without_an_answer_is_not_tried_tw
         assert len(server.requests) == 1
 
 
+async def test_an_answer_before_the_end_of_the_request_does_not_spoil_the_next_call() -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"{}", "413 Too large" if connections == 1 else "200 OK"))
+        await writer.drain()
+        if connections > 1:
+            writer.close()
+        else:
+            await over.wait()  # reads nothing more
+            writer.close()
+
+    connections, over = 0, asyncio.Event()
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    with pytest.raises(UpstreamRefusal):
+        await upstream.send(deployment(url), post(url, body=b"x" * 20_000_000))
+    assert (await upstream.send(deployment(url), post(url))).body == b"{}"
+    over.set()
+    listening.close()
+    await listening.wait_closed()
+
+
 # ---- time
 
 
