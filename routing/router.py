@@ -157,7 +157,7 @@ class Route:
 
     def _best(self) -> Attempt | None:
         """The best deployment of the model; when all of them are out, of the first fallback model that has one."""
-        if (attempt := self._choose(self.model, self.plan)) is not None:
+        if (attempt := self._choose(self.plan)) is not None:
             return attempt
         hints = self.hints
         if hints.catalog is None:
@@ -166,27 +166,27 @@ class Route:
             model = hints.catalog.resolve(name, hints.organization_id)
             if model is None or model is self.model or not hints.allows(model.name):
                 continue
-            if (attempt := self._choose(model, self.router.board.plan(model, self.now))) is not None:
+            if (attempt := self._choose(self.router.board.plan(model, self.now))) is not None:
                 attempt.reason = f"fallback model {model.name}: {attempt.reason}"
                 return attempt
         return None
 
-    def _choose(self, model: ModelEntry, plan: Plan) -> Attempt | None:
+    def _choose(self, plan: Plan) -> Attempt | None:
         candidates = self._candidates(plan)
         if not candidates:
             return None
         for score in candidates:
             if score.breaker.trial:
-                return Attempt(self, score, model, "probe", probe=True)
+                return Attempt(self, score, plan, "probe", probe=True)
         for preferred, reason in (
             (self._own_scope(plan), "made this call's signatures"),
             (self._cached(candidates), "has this conversation cached"),
         ):
             if preferred is not None:
-                return Attempt(self, preferred, model, reason)
+                return Attempt(self, preferred, plan, reason)
         draw = Draw(self.now, self.hints.stream, self.router.random)
-        score, reason = STRATEGIES[model.strategy].choose(candidates, draw)
-        return Attempt(self, score, model, reason)
+        score, reason = STRATEGIES[plan.model.strategy].choose(candidates, draw)
+        return Attempt(self, score, plan, reason)
 
     def _candidates(self, plan: Plan) -> list[Score]:
         """Everything that may take the call, of the best tier that has something."""
@@ -250,7 +250,7 @@ class Route:
             return None
         if self._out(attempt.score):
             return None
-        return Attempt(self, attempt.score, attempt.model, "the only one left, again", delay=delay)
+        return Attempt(self, attempt.score, attempt.plan, "the only one left, again", delay=delay)
 
     def _panic(self) -> Attempt | None:
         """Everything is open: one call a second finds out whether somebody is back before the time is up."""
@@ -259,13 +259,15 @@ class Route:
         broken = [
             score
             for score in self.plan.scores
-            if score.breaker.state(self.now) == "open" and not score.breaker.probing and not score.entry.draining
+            if score.breaker.state(self.now) in ("open", "half_open")
+            and not score.breaker.probing
+            and not score.entry.draining
         ]
         if not broken:
             return None
         self.plan.last_panic = self.now
         nearest = min(broken, key=lambda score: score.breaker.open_until)
-        return Attempt(self, nearest, self.model, "all are out: a try", probe=True)
+        return Attempt(self, nearest, self.plan, "all are out: a try", probe=True)
 
     # Whether
 
@@ -327,18 +329,19 @@ class Attempt:
 
     __slots__ = (
         "_committed", "_ended", "_note", "_route", "_ttft", "began", "delay", "error", "model", "next",
-        "probe", "reason", "score",
+        "plan", "probe", "reason", "score",
     )  # fmt: skip
 
     def __init__(
-        self, route: Route, score: Score, model: ModelEntry, reason: str, *, delay: float = 0.0, probe: bool = False
+        self, route: Route, score: Score, plan: Plan, reason: str, *, delay: float = 0.0, probe: bool = False
     ) -> None:
         self._route = route
+        self.plan = plan
         self._note: Note | None = None
         self._ttft: float | None = None
         self._committed = self._ended = False
         self.score = score
-        self.model = model
+        self.model = plan.model
         self.reason = reason
         self.delay = delay
         self.probe = probe
@@ -425,8 +428,8 @@ class Attempt:
             return False
         self._end("empty" if isinstance(error, EmptyAnswer) else error.kind, now, error.message, error.provider_status)
         if not isinstance(error, EmptyAnswer) and not self._short(error, now):
-            board, peers = route.router.board, route.router.board.plan(self.model, now).scores
-            board.failed(self.score, error, now, route.router.random, probe=self.probe, peers=peers)
+            router = route.router
+            router.board.failed(self.score, error, now, router.random, probe=self.probe, peers=self.plan.scores)
         if not self._committed:
             self.next = route.after(self, error, now)
         return self.next is not None

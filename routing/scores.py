@@ -146,9 +146,9 @@ class Tally:
         first = int(unix - seconds) // self.WIDTH + 1
         sums: dict[str, int] = {}
         for slots in (self.known, self.fresh):
-            for slot, counts in slots.items():
+            for slot, counts in list(slots.items()):  # copied: the health page reads from another thread
                 if slot >= first:
-                    for name, count in counts.items():
+                    for name, count in list(counts.items()):
                         sums[name] = sums.get(name, 0) + count
         return sums
 
@@ -222,12 +222,15 @@ class Score:
     last_failure: Failure | None = None
     limited: bool = False
     tier: int = 0
+    version_before: str = ""
 
     def __post_init__(self) -> None:
         self.replace(self.entry)
 
     def replace(self, entry: DeploymentEntry) -> None:
         """The same deployment, read anew from the catalog."""
+        if entry.version != self.entry.version:
+            self.version_before = self.entry.version
         self.entry = entry
         self.tier = entry.priority if entry.weight else SPARE
         self.limited = bool(entry.requests_per_minute or entry.tokens_per_minute or entry.max_parallel)

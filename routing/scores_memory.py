@@ -66,12 +66,15 @@ class Board:
         return plan
 
     def score(self, entry: DeploymentEntry) -> Score:
-        """The score of a deployment. One that was changed is given a new chance, except under a rate limit."""
+        """The score of a deployment. One that was changed is given a new chance, except under a rate limit.
+
+        A call that began before the change still comes with the entry of then: that is no change.
+        """
         score = self.scores.get(entry.id)
         if score is None:
             score = self.scores[entry.id] = Score(entry, Breaker())
         elif score.entry is not entry:
-            if score.entry.version != entry.version and score.breaker.trial:
+            if entry.version not in (score.entry.version, score.version_before) and score.breaker.trial:
                 score.breaker.reset()
             score.replace(entry)
         return score

@@ -325,6 +325,16 @@ def test_a_changed_deployment_gets_a_new_chance_but_not_under_a_rate_limit(route
         call(router, model(1, version="3"), answer)
 
 
+def test_a_call_from_before_a_change_does_not_undo_what_is_known(router: Router) -> None:
+    old, new = model(1, version="1"), model(1, version="2")
+    call(router, old, answer)
+    failed(router, new, fail("credential"))
+    with pytest.raises(NoDeployment):
+        call(router, old, answer)
+    with pytest.raises(NoDeployment):
+        call(router, new, answer)
+
+
 def test_a_refused_credential_is_told_once(router: Router) -> None:
     told: list[tuple[str, str]] = []
     router.board.alert = lambda entry, sentence: told.append((entry.id, sentence))
