@@ -185,26 +185,22 @@ class Flight:
         self._dropped = dropped
         self._notes_before = len(self._notes)
         if first:
-            # As the call will be charged if nobody ever finishes it.
-            tokens, cost = self._as_held()
-            record = self._record(
-                500,
-                "INTERNAL",
-                "The gateway stopped before this call ended.",
-                "",
-                tokens,
-                cost,
-                ("estimated", "orphaned"),
-            )
+            record = self._orphan()
             try:
                 spool.current().append(spool.STARTED, encode(record))
             except spool.SpoolFull:
                 self._deployment = None  # nothing was sent, and nothing is known of it
                 raise
 
+    def _orphan(self) -> Record:
+        """The call as it will be recorded and charged if nobody ever finishes it."""
+        tokens, cost = self._as_held()
+        flags = ("estimated", "orphaned") if cost is not None else ("estimated", "orphaned", "unpriced")
+        return self._record(500, "INTERNAL", "The gateway stopped before this call ended.", "", tokens, cost, flags)
+
     def delivered(self, size: int) -> None:
         """A piece of the answer leaves now. size: UTF-8 bytes of its text, thoughts and function calls; before `saw`."""
-        if self._ttft_ms is None:
+        if self._stream and self._ttft_ms is None:
             self._ttft_ms = self._elapsed()
         self._text += size
         self._since += size

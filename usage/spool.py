@@ -31,6 +31,7 @@ STARTED, FINISHED = b"S", b"F"
 MAX_BYTES = 8 * 1024 * 1024  # a segment this large is closed
 MAX_AGE = 30.0  # seconds after which a segment with lines in it is closed
 READ_BYTES = 1024 * 1024
+LEFT_OVER = 60.0  # seconds after which a half-made file is nobody's
 MAX_KEPT = 100_000  # lines kept in memory while the disk is full
 _HEAD = 18  # bytes before kind and payload
 
@@ -258,10 +259,19 @@ class Spool:
 
 def adopt(directory: Path) -> list[list[Segment]]:
     """The segments of owners that are gone, by owner, oldest first, each under our lock now."""
+    _sweep(directory)
     by_owner: dict[str, list[Path]] = {}
     for path in sorted(directory.glob("*-*.spool")):
         by_owner.setdefault(path.name.partition("-")[0], []).append(path)
     return [segments for paths in by_owner.values() if (segments := _take(paths))]
+
+
+def _sweep(directory: Path) -> None:
+    """Files of a process that died while it made them: empty, and nobody's."""
+    for path in (*directory.glob("*.new"), *directory.glob("*.probe")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > LEFT_OVER:
+                path.unlink()
 
 
 def _take(paths: list[Path]) -> list[Segment]:

@@ -196,6 +196,25 @@ def test_a_start_is_written_as_it_will_be_charged_if_the_process_dies(limiter: C
     call.finish(200)
 
 
+def test_time_to_first_token_is_a_stream_s(limiter: Counter) -> None:
+    for stream in (True, False):
+        with begin(limiter, stream=stream) as call:
+            call.reaching(deployment())
+            call.delivered(4)
+            call.finish(200)
+    assert [event["ttft_ms"] is None for kind, event in written() if kind == "F"] == [False, True]
+
+
+def test_the_event_of_an_ended_call_has_what_was_written(limiter: Counter) -> None:
+    with begin(limiter, notes=[AttemptNote("d", "gpt-4o", "only one left", "ok")]) as call:
+        assert call.event is None
+        call.reaching(deployment())
+        call.saw(Tokens(prompt=1))
+        call.finish(200)
+    assert call.event is not None
+    assert json.loads(flight.encode(call.event)) | written()[-1][1] == json.loads(flight.encode(call.event))
+
+
 def test_a_forced_stop_ends_every_running_call(limiter: Counter) -> None:
     calls = [begin(limiter) for _ in range(3)]
     calls[0].reaching(deployment())

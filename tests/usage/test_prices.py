@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from asgiref.sync import sync_to_async
 from genai_prices import Usage, calc_price
 
+from lib import bus
 from tests.usage.events import Priced, Unlisted, deployment
 from usage import prices
 from usage.event import Tokens
@@ -170,3 +173,21 @@ class TestOverrides:
         second = prices.card(deployment(), NOW)
         assert first is not None and second is not None
         assert first.version != second.version
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_notice_brings_a_new_override_into_a_running_process() -> None:
+    await prices.open()
+    try:
+        await sync_to_async(PriceOverride.objects.create)(
+            deployment_id="noticed", valid_from=NOW, input=Decimal(1), output=Decimal(1)
+        )
+        place = deployment(id="noticed", backend=Unlisted())
+        assert prices.card(place) is None
+        bus.publish_sync("catalog")
+        async with asyncio.timeout(10):
+            while prices.card(place) is None:  # noqa: ASYNC110 - there is no event to wait for, only a row or a price
+                await asyncio.sleep(0.01)
+    finally:
+        await prices.close()
+        prices._overrides = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as plain_json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.management import CommandError, call_command
 from django.db import connection
 
@@ -131,3 +133,17 @@ class TestPartitions:
             other.close()
         with upkeep.alone() as mine:
             assert mine
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_daily_round_begins_with_the_server() -> None:
+    await sync_to_async(record)(days(400))
+    await upkeep.open()
+    try:
+        async with asyncio.timeout(20):
+            while await RequestRecord.objects.aexists():  # noqa: ASYNC110 - there is no event to wait for, only a row or a price
+                await asyncio.sleep(0.02)
+    finally:
+        await upkeep.close()
+    if partitions.partitioned():
+        assert await sync_to_async(partitions.existing)()
