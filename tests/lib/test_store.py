@@ -14,6 +14,11 @@ from tests.valkey import OwnValkey
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 
+@pytest.fixture(autouse=True)
+def a_busy_machine_is_not_a_slow_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.store.TIMEOUT", 0.5)
+
+
 @pytest.fixture
 async def valkey(tmp_path: Path) -> AsyncIterator[OwnValkey]:
     server = OwnValkey(tmp_path)
