@@ -362,7 +362,7 @@ class Flight:
             "address": self._address,
             "label": self._label,
             "tags": key.tags,
-            "flags": (*self._flags, *flags),
+            "flags": tuple(dict.fromkeys((*self._flags, *flags))),
             "held_nano": ask.spend if ask else 0,
             "held_tokens": ask.tokens if ask else 0,
             "time_zone": key.time_zone,

