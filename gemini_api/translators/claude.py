@@ -132,7 +132,7 @@ def reader(body: Json, family: str, target: Target, scope: str | None) -> Callab
 #   `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified
 #   User messages cannot contain reasoning content
 _BLAMES_REASONING = re.compile(
-    r"(?i)\bthinking`? blocks?\b|expected `?thinking|reasoning ?content|thinking.{0,40}\bprefix"
+    r"(?i)thinking`? blocks?\b|expected `?thinking|reasoning ?content|thinking.{0,40}\bprefix"
 )
 _BLAMES_SAMPLING = re.compile(r"(?i)^`?(temperature|top_p|top_k)`?\b.{0,80}(not permitted|deprecated|not supported)")
 
