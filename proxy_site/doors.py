@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import set_script_prefix, set_urlconf
+from django.urls import ResolverMatch, get_resolver, set_script_prefix, set_urlconf
 from django.utils.module_loading import import_string
 
 from gemini_api.errors import GeminiError, InvalidArgument, TooLarge, Unavailable
@@ -57,6 +58,12 @@ class ApiHandler(ASGIHandler):
                 raise TypeError(f"{path} cannot stand behind the API door: it is not async.")
             handler = middleware(handler)
         self._middleware_chain = handler
+
+    def resolve_request(self, request: HttpRequest) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """As Django does it, remembered by path: clients ask for the same few models again and again."""
+        match = resolved(request.path_info)
+        request.resolver_match = match
+        return match
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if self.calls >= self.max_calls:
@@ -122,6 +129,12 @@ class ApiHandler(ASGIHandler):
             await stream(response, send)
         else:
             await answer(response, send)
+
+
+@lru_cache(maxsize=2048)
+def resolved(path: str) -> ResolverMatch:
+    """Raises Resolver404, which is not remembered."""
+    return get_resolver().resolve(path)
 
 
 async def find_caller(scope: Scope) -> Caller:

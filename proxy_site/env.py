@@ -30,7 +30,7 @@ class FromFiles(EnvSettingsSource):
 
 
 class Env(BaseSettings):
-    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True)
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, env_ignore_empty=True)
 
     # Where things are kept
     data_dir: Path = Field(BASE_DIR / "data", validation_alias="GATEHOUSE_DATA_DIR")
