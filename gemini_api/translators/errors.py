@@ -101,7 +101,7 @@ def of_kind(
     drop_field: str = "",
 ) -> UpstreamError:
     """An UpstreamError of a kind already known, for example from an error event inside a stream."""
-    message = redact(body.message)[:_LONGEST_MESSAGE]
+    message = redact(body.message)
     if kind == "too_long":
         message = TOO_LONG
     return UpstreamError(
@@ -240,7 +240,7 @@ _SECRETS = (
     (re.compile(r"https?://[^\s\"'<>)]+"), "[address]"),
     (
         re.compile(
-            r"\b(?:[a-z0-9-]+\.)+(?:azure\.(?:com|us|cn)|amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|"
+            r"\b(?:[a-z0-9-]{1,63}\.){1,8}(?:azure\.(?:com|us|cn)|amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws|"
             r"googleapis\.com|openai\.com|anthropic\.com|internal|local|svc)(?::\d+)?\b"
         ),
         "[host]",
@@ -250,10 +250,12 @@ _SECRETS = (
 
 
 def redact(text: str) -> str:
-    """Without keys, tokens, hosts, addresses, account and project numbers: these are the operator's."""
+    """Without keys, tokens, hosts, addresses, account and project numbers: these are the operator's. At most 2,000
+    characters come back, and only twice as many are looked at, so that a secret at the cut is never left in half."""
+    text = text[: 2 * _LONGEST_MESSAGE]
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
-    return text
+    return text[:_LONGEST_MESSAGE]
 
 
 def _text(value: Any) -> str:

@@ -146,10 +146,28 @@ def _lower(value: Any) -> Any:
 
 # --- Parameters of a function -----------------------------------------------------------------------------------------
 
-# Clients repeat the same declarations in every turn of a conversation: converted once, kept by their text.
-_converted: dict[bytes, Json] = {}
-_MOST_CONVERTED = 2048
-_LONGEST_KEPT = 16 * 1024
+_MOST_KEPT = 4 * 1024 * 1024  # bytes of schema text
+
+
+class _Memory:
+    """Clients repeat the same declarations in every turn of a conversation: converted once, kept by their text."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, Json] = {}
+        self._size = 0
+
+    def get(self, text: bytes) -> Json | None:
+        return self._found.get(text)
+
+    def keep(self, text: bytes, converted: Json) -> None:
+        self._size += len(text)
+        if self._size > _MOST_KEPT:
+            self._found.clear()
+            self._size = len(text)
+        self._found[text] = converted
+
+
+_converted = _Memory()
 
 
 def parameters(declaration: Json, where: str) -> Json:
@@ -171,10 +189,7 @@ def _remembered(dialect: bytes, given: Any, convert: Callable[[Json], Json], whe
     known = _converted.get(key)
     if known is None:
         known = _object_root(convert(given), where)
-        if len(key) <= _LONGEST_KEPT:
-            if len(_converted) >= _MOST_CONVERTED:
-                _converted.clear()
-            _converted[key] = known
+        _converted.keep(key, known)
     return known
 
 
