@@ -777,6 +777,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "frequencyPenalty": (-2, 2, "must be in the range [-2.0, 2.0)."),
     "logprobs": (0, 20, "must be in the range [0, 20]."),
 }
+_MOST_STOPS, _LONGEST_STOP = 5, 1000
 
 
 def _check_config(config: Json) -> None:
@@ -790,6 +791,11 @@ def _check_config(config: Json) -> None:
         raise _wrong("thinkingConfig", "You can only set one of thinking budget and thinking level.")
     if "responseSchema" in config and "responseJsonSchema" in config:
         raise _wrong("responseJsonSchema", "only one of response_schema and response_json_schema can be set.")
+    stops = config.get("stopSequences", ())
+    if len(stops) > _MOST_STOPS or any(len(stop) > _LONGEST_STOP for stop in stops):
+        raise _wrong(
+            "stopSequences", f"at most {_MOST_STOPS} stop sequences of {_LONGEST_STOP} characters are allowed."
+        )
     if config.get("logprobs") and not config.get("responseLogprobs"):
         raise _wrong("logprobs", "logprobs can only be set when response_logprobs is true.")
     if config.get("responseMimeType", "") not in _MIMES:

@@ -354,9 +354,11 @@ class StopScanner:
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
         """Length of the longest end of `text` that is a proper beginning of `stop`."""
-        for size in range(min(len(stop) - 1, len(text)), 0, -1):
-            if text.endswith(stop[:size]):
-                return size
+        at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+        while at >= 0:
+            if stop.startswith(text[at:]):
+                return len(text) - at
+            at = text.find(stop[0], at + 1)
         return 0
 
 

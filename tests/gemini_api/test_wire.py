@@ -195,6 +195,8 @@ def test_contents_that_hold_nothing_usable_are_refused_with_their_path(body: Jso
         ({"logprobs": 3}, "generation_config.logprobs"),
         ({"responseSchema": {"type": "OBJECT"}, "responseJsonSchema": {}}, "generation_config.response_json_schema"),
         ({"responseMimeType": "image/png"}, "generation_config.response_mime_type"),
+        ({"stopSequences": ["x"] * 6}, "generation_config.stop_sequences"),
+        ({"stopSequences": ["x" * 1001]}, "generation_config.stop_sequences"),
         ({"responseSchema": {"type": "TUPLE"}}, "generation_config.response_schema.type"),
     ],
 )
