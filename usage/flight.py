@@ -184,6 +184,7 @@ class Flight:
         self._deployment = deployment
         self._dropped = dropped
         self._notes_before = len(self._notes)
+        self._saw, self._text, self._since, self._ttft_ms = None, 0, 0, None  # an earlier try said nothing that counts
         if first:
             record = self._orphan()
             try:

@@ -169,6 +169,21 @@ def test_a_unary_call_the_client_left_between_two_tries_costs_nothing(limiter: C
     assert (event["cost_nano"], event["attempts"][0]["outcome"]) == (0, "server")
 
 
+def test_what_a_failed_try_reported_is_not_charged_for_the_next(limiter: Counter) -> None:
+    with begin(limiter, stream=True) as call:
+        call.reaching(deployment())
+        call.saw(Tokens(prompt=90, candidates=1))
+        call.reaching(deployment(id="deployment-2"))
+        call.delivered(40)
+        call.finish(200)
+    event = written()[-1][1]
+    assert (event["deployment_id"], event["tokens"]["prompt"], event["tokens"]["candidates"]) == (
+        "deployment-2",
+        100,
+        10,
+    )
+
+
 def test_an_upstream_failure_costs_nothing(limiter: Counter) -> None:
     with begin(limiter) as call:
         call.reaching(deployment())
