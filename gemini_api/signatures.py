@@ -55,11 +55,14 @@ class Envelope:
 
 
 def configure(key: bytes) -> None:
-    """Set the key of this installation's envelopes. Every process of an installation must use the same."""
+    """Set what this installation's envelopes are signed under. Every process of an installation must use the same.
+
+    The key itself is derived from it, so that it may be a secret which has another use besides.
+    """
     if len(key) < 16:
         raise ValueError("The key of the signature envelopes must have at least 16 bytes.")
     global _key
-    _key = key
+    _key = hmac.digest(key, b"thoughtSignature envelopes", "sha256")
 
 
 def seal(blocks: list[Json], *, family: str, scope: str, model: str, tenant: str) -> str:

@@ -104,3 +104,10 @@ def test_blocks_only_go_back_to_where_they_can_be_read(accepts: dict[str, Any], 
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 bytes"):
         signatures.configure(b"short")
+
+
+def test_the_key_is_derived_from_the_secret_that_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signatures, "_key", b"")
+    signatures.configure(b"a secret of sixteen bytes or more")
+    assert signatures._key not in (b"", b"a secret of sixteen bytes or more")
+    assert signatures.open_(sealed(), "acme") is not None
