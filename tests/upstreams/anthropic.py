@@ -105,7 +105,7 @@ class Messages:
         strict.fields(
             body, "", FIELDS + " max_tokens" if counting else FIELDS, "messages" if counting else "messages max_tokens"
         )
-        self.ask = Ask(model, system=self._system(body.get("system")))
+        self.ask = Ask(model, blocks=False, system=self._system(body.get("system")))
         self._limits(counting=counting)
         self._tools()
         self._thinking()

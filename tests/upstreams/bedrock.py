@@ -23,7 +23,7 @@ from tests.upstreams.families import claude
 from tests.upstreams.script import Ask, Broken, Call, Media, Plan, Refusal, Run, Usage, decoded
 
 EXCEPTIONS = {
-    400: "ValidationException", 403: "AccessDeniedException", 404: "ResourceNotFoundException",
+    400: "ValidationException", 401: "UnrecognizedClientException", 403: "AccessDeniedException", 404: "ResourceNotFoundException",
     408: "ModelTimeoutException", 424: "ModelErrorException", 429: "ThrottlingException",
     500: "InternalServerException", 503: "ServiceUnavailableException",
 }  # fmt: skip
@@ -196,7 +196,7 @@ class Converse:
         strict.fields(body, "", allowed, "messages")
         self.model, self.body = model, body
         self.traits = claude(model)
-        self.ask = Ask(model)
+        self.ask = Ask(model, blocks=False)
         if "system" in body:
             for place, block in enumerate(strict.items(body["system"], "system")):
                 self.ask.system += self._text(

@@ -313,7 +313,7 @@ class OpenAI(Upstream):
     async def complete(self, body: dict[str, Any]) -> Reply | Stream:
         run = Run(self.asked(body), self.billed)
         if run.plan.blocked:
-            raise Refusal(BLOCKED, code="content_policy_violation")
+            raise Refusal("The prompt was flagged by the content filter.", code="content_policy_violation")
         if body.get("stream"):
             return Stream(self._sse(run, body), cut_into=run.plan.dribble)
         plan = await run.whole()
@@ -438,7 +438,8 @@ class Compatible(OpenAI):
         return {"reasoning_content": text} if text else {}
 
     def refuse(self, refusal: Refusal) -> Reply:
-        return Reply(refusal.status, {"detail": refusal.message})
+        headers = {} if refusal.retry_after is None else {"retry-after": f"{refusal.retry_after:g}"}
+        return Reply(refusal.status, {"detail": refusal.message}, headers)
 
 
 # ── Azure ──

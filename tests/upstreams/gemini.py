@@ -259,7 +259,7 @@ class Gemini(Upstream):
                     raise Refusal(
                         "Invalid value at 'function_response.response' (type.googleapis.com/google.protobuf.Struct)"
                     )
-                results.append(_said(response["response"]))
+                results.append(json.dumps(response["response"], sort_keys=True))
         ask.learn(results)
 
     def _tools(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -534,11 +534,6 @@ def _broken() -> dict[str, Any]:
     return {
         "error": {"code": 503, "message": "The model is overloaded. Please try again later.", "status": "UNAVAILABLE"}
     }
-
-
-def _said(response: dict[str, Any]) -> str:
-    value = response.get("output", response.get("result", response))
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _scalar(kind: str, value: Any, where: str) -> Any:

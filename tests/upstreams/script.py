@@ -31,6 +31,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -121,6 +122,7 @@ class Ask:
     tools: dict[str, Any] = field(default_factory=dict)  # name: JSON schema of its arguments
     choice: str = "auto"  # auto, none, any, or the name of a tool
     parallel: bool = True
+    blocks: bool = True  # a prompt can be blocked before generation; otherwise the answer ends by the safety stop
     thinks: bool = True  # reasoning is on, so that `think` has an effect
     schema: Any = None  # of a structured answer
     json_mode: bool = False
@@ -154,7 +156,7 @@ class Ask:
     def learn(self, results: list[str]) -> None:
         """What tools answered to one turn of calls."""
         if results:
-            self.results += results
+            self.results += [_plainly(result) for result in results]
             self.rounds += 1
             self.texts += results
 
@@ -325,6 +327,9 @@ def plan(ask: Ask) -> Plan:
     for name, value in found:
         by_name.setdefault(name, []).append(value)
 
+    if "blocked" in by_name and not ask.blocks:
+        by_name["safety"] = by_name.pop("blocked")
+
     def first(name: str, default: str = "") -> str:
         return by_name.get(name, [default])[0]
 
@@ -451,6 +456,15 @@ def sample(schema: Any, root: Any = None) -> Any:
     if kind in ("integer", "number"):
         return schema.get("minimum", 1)
     return {"boolean": True, "null": None}.get(kind, "sample")
+
+
+def _plainly(result: str) -> str:
+    """What a function returned, out of the `{"result": ...}` that clients of Gemini put around it."""
+    with suppress(ValueError):
+        match json.loads(result):
+            case {"result": str(value), **rest} | {"output": str(value), **rest} if not rest:
+                return value
+    return result
 
 
 def vector(text: str, dimensions: int = 8) -> list[float]:
