@@ -292,6 +292,7 @@ _REASONS = {
 }
 
 
+@errors.guarded
 def response(answer: Json, memo: Memo) -> Json:
     if answer.get("type") == "error":
         raise _failure(answer)
@@ -332,6 +333,7 @@ class Stream:
         self._complete = False
         self._bare_call: tuple[str, str] | None = None  # a call without arguments: none, or cut off before them
 
+    @errors.guarded
     def feed(self, frame: Frame) -> list[Json]:
         if self.ended:
             return []
@@ -345,6 +347,7 @@ class Stream:
             return []  # pings, and whatever the vendor adds next
         return hear(self, event)
 
+    @errors.guarded
     def finish(self) -> list[Json]:
         answer = self._answer
         if not answer.stopped:
@@ -466,9 +469,9 @@ def _event(frame: Frame) -> Json:
 
 def _named(building: chunks.Answer, message: Json) -> None:
     if found := message.get("id"):
-        building.response_id = found
+        building.response_id = str(found)
     if found := message.get("model"):
-        building.model_version = found
+        building.model_version = str(found)
 
 
 def _keep(building: chunks.Answer, text: str, signature: str) -> None:

@@ -425,6 +425,7 @@ _REASONS = {
 }
 
 
+@errors.guarded
 def response(answer: Json, memo: Memo) -> Json:
     building = chunks.Answer(memo, FAMILY)
     message = (answer.get("output") or {}).get("message")
@@ -468,6 +469,7 @@ class Stream:
         self._why = ""
         self._bare_call: tuple[str, str] | None = None  # a call without arguments: none, or cut off before them
 
+    @errors.guarded
     def feed(self, frame: Frame) -> list[Json]:
         if self.ended:
             return []
@@ -484,6 +486,7 @@ class Stream:
             raise UpstreamError("protocol", "An event of the stream is not a JSON object.")
         return hear(self, event)
 
+    @errors.guarded
     def finish(self) -> list[Json]:
         answer = self._answer
         if not answer.stopped:

@@ -18,6 +18,7 @@ from gemini_api import signatures
 from gemini_api.translators import usage as counts
 from gemini_api.translators.base import Json, Memo
 from lib import json
+from routing.errors import UpstreamError
 
 _MALFORMED = "MALFORMED_FUNCTION_CALL"
 
@@ -181,6 +182,8 @@ class Candidate:
         """Visible text. Stop sequences are found here when the vendor cannot; a wrapped answer waits for its end."""
         if self.stopped or not (text or self._pending):
             return
+        if type(text) is not str:
+            raise _not_text()
         self.length += len(text)
         if self._wrapped is not None:
             self._wrapped.append(text)
@@ -196,6 +199,8 @@ class Candidate:
 
     def thought(self, text: str) -> None:
         """A thought summary: only for clients that asked for it."""
+        if type(text) is not str:
+            raise _not_text()
         self.length += len(text)
         if self._memo.thoughts and text and not self.stopped:
             self.said = True
@@ -213,6 +218,8 @@ class Candidate:
         """A complete function call. arguments: JSON text or an object. signature: one that needs no envelope."""
         if self.stopped:
             return
+        if type(id) is not str or type(name) is not str:
+            raise _not_text()
         self.said = True
         try:
             args = arguments_of(arguments)
@@ -321,6 +328,11 @@ class Candidate:
         texts = [part for part in self._parts if "text" in part and "thought" not in part]
         if len(texts) == 1:
             texts[0]["text"] = without_fence(texts[0]["text"])
+
+
+def _not_text() -> UpstreamError:
+    """Strangers' JSON: what should be text can be anything, and no client shall hear it as text."""
+    return UpstreamError("protocol", "The answer has something else where text should be.")
 
 
 class StopScanner:

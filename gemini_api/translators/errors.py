@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from gemini_api.translators.base import Json
 from lib import json
 from routing.errors import Kind, UpstreamError, UpstreamRefusal
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STATUS_KINDS: dict[int, Kind] = {
     400: "invalid", 401: "credential", 402: "billing", 403: "credential", 404: "not_found", 408: "timeout",
@@ -113,6 +117,24 @@ def of_kind(
         request_id=request_id[:100],
         drop_field=drop_field,
     )
+
+
+def guarded(read: Callable[P, T]) -> Callable[P, T]:
+    """For what reads a vendor's answer: whatever is not shaped as its language says is a protocol error.
+
+    So another deployment may answer instead, and no stranger's JSON becomes an internal error of ours.
+    """
+
+    @wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as wrong:
+            raise UpstreamError(
+                "protocol", f"The answer is not shaped as expected ({type(wrong).__name__})."
+            ) from wrong
+
+    return reading
 
 
 def kind_of_status(status: int) -> Kind:

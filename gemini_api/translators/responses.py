@@ -327,6 +327,7 @@ def _says_json(items: list[Json]) -> bool:
 # --- The answer -------------------------------------------------------------------------------------------------------
 
 
+@errors.guarded
 def response(answer: Json, memo: Memo) -> Json:
     status = answer.get("status")
     if answer.get("error") or status in ("failed", "cancelled"):
@@ -364,6 +365,7 @@ class Stream:
         self._summary: tuple[int, int] | None = None  # the summary part that was last heard
         self._heard: set[int] = set()  # items whose text came as deltas
 
+    @errors.guarded
     def feed(self, frame: Frame) -> list[Json]:
         if self.ended or frame.data == b"[DONE]":
             return []
@@ -379,6 +381,7 @@ class Stream:
             return self._failed(event)
         return hear(self, event)
 
+    @errors.guarded
     def finish(self) -> list[Json]:
         answer = self._answer
         if not self._finished and not answer.stopped:
@@ -478,9 +481,9 @@ _INCOMPLETE = {"max_output_tokens": "MAX_TOKENS", "max_messages": "MAX_TOKENS", 
 
 def _named(building: chunks.Answer, said: Json) -> None:
     if found := said.get("id"):
-        building.response_id = found
+        building.response_id = str(found)
     if found := said.get("model"):
-        building.model_version = found
+        building.model_version = str(found)
 
 
 def _thoughts(item: Json) -> list[str]:
