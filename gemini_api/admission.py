@@ -17,6 +17,7 @@ from gemini_api.told import quota_id, quota_value
 from keys import limits
 from keys.context import LimitRule
 from keys.limits.base import Ask, Standing
+from routing import loading
 from routing.catalog import DeploymentEntry
 from usage import prices
 from usage.flight import Flight
@@ -34,7 +35,7 @@ class NoPrice(GeminiError):
 async def admit(question: Question, flight: Flight) -> None:
     """Take what this call may use in every limit that applies, or raise LimitReached / LimitsUnavailable / NoPrice."""
     question.hints.call_id = flight.call_id
-    question.hints.notes = flight.notes
+    flight.follow(question.hints.notes)
     call, model = question.call, question.model
     rules = limits.rules_for(call.key, model.name)
     if not rules:
@@ -75,7 +76,7 @@ def dearest(question: Question, prompt: int, output: int) -> int:
 def candidates(question: Question) -> Iterable[DeploymentEntry]:
     yield from question.model.deployments
     for name in question.model.fallbacks:
-        other = question.hints.catalog.resolve(name, question.call.key.organization_id)
+        other = loading.current().resolve(name, question.call.key.organization_id)
         if other is not None:
             yield from other.deployments
 

@@ -18,6 +18,7 @@ class Reading:
     tokens: Tokens | None = None
     estimated: bool = False  # the upstream told no usage: a translator counted
     finish_reason: str = ""
+    size: int = 0  # UTF-8 bytes of text, thoughts and calls
     last: list[bytes] = field(default_factory=list)
 
 
@@ -43,6 +44,7 @@ def read(chunk: Json, reading: Reading) -> int:
                 size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             elif call := part.get("functionCall"):
                 size += len(json.dumps(call))
+    reading.size += size
     if not reading.finish_reason and (blocked := chunk.get("promptFeedback", {}).get("blockReason")):
         reading.finish_reason = f"BLOCKED_{blocked}"
     return size
@@ -75,6 +77,7 @@ def tokens(usage: Json) -> Tokens:
         audio_prompt=by_modality.get(("promptTokensDetails", "AUDIO"), 0),
         image_prompt=by_modality.get(("promptTokensDetails", "IMAGE"), 0),
         audio_output=by_modality.get(("candidatesTokensDetails", "AUDIO"), 0),
+        image_output=by_modality.get(("candidatesTokensDetails", "IMAGE"), 0),
     )
 
 

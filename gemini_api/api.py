@@ -16,26 +16,24 @@ api = NinjaAPI(title="Gemini API", version="v1beta", urls_namespace="gemini", do
 api.add_router("", views.router())
 
 
+@api.exception_handler(Exception)
+@api.exception_handler(GeminiError)
 def answer(request: HttpRequest, trouble: Exception) -> HttpResponse:
     return error_response(told(trouble))
 
 
+@api.exception_handler(ValidationError)
 def not_valid(request: HttpRequest, trouble: Exception) -> HttpResponse:
     return error_response(InvalidArgument(str(trouble)))
 
 
+@api.exception_handler(HttpError)
 def http_error(request: HttpRequest, trouble: HttpError) -> HttpResponse:
     return error_response(
         InvalidArgument(trouble.message) if trouble.status_code == 400 else GeminiError(trouble.message)
     )
 
 
+@api.exception_handler(Http404)
 def not_found(request: HttpRequest, trouble: Exception) -> HttpResponse:
     return error_response(NotFound(f"The requested URL {request.path} was not found on this server."))
-
-
-api.add_exception_handler(Exception, answer)
-api.add_exception_handler(GeminiError, answer)
-api.add_exception_handler(ValidationError, not_valid)
-api.add_exception_handler(HttpError, http_error)
-api.add_exception_handler(Http404, not_found)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.http import HttpResponse
 
 from gemini_api import admission, exchange, tokens, wire
-from gemini_api.answers import Reading
 from gemini_api.call import Call
-from gemini_api.dispatch import closing, finished, headers, opened
+from gemini_api.dispatch import closing, headers, opened
 from gemini_api.output import json_response
 from gemini_api.permission import permitted
 from gemini_api.question import Question, read_body, target_of, translator_of
+from gemini_api.translators.base import CountingTranslator
 from lib import json
 from routing import upstream
 from routing.catalog import DeploymentEntry
@@ -35,7 +35,7 @@ async def count_tokens(call: Call) -> HttpResponse:
                 {"totalTokens": sum(by_modality.values()), "promptTokensDetails": details(by_modality)},
                 False,
             )
-        finished(flight, Reading())
+        flight.finish(200)
         said = {**headers(flight), "x-gatehouse-token-count": "exact" if exact else "estimate"}
         return json_response(json.dumps_line(counted), headers=said)
 
@@ -56,7 +56,7 @@ async def vendors_count(question: Question, body: Json) -> Json | None:
 
 
 async def ask(question: Question, body: Json, deployment: DeploymentEntry) -> int:
-    translator = translator_of(deployment)
+    translator = cast(CountingTranslator, translator_of(deployment))
     letter = translator.count_request(body, target_of(deployment, question.call, question.model))
     request = await exchange.prepared(deployment, letter, "count")
     said = await upstream.send(deployment, request, deadline=question.call.deadline)

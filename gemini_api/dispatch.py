@@ -7,8 +7,8 @@ the first piece has left there is no second try and no HTTP status any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
 from django.http import HttpResponse
 
@@ -21,6 +21,7 @@ from gemini_api.question import read_question
 from gemini_api.told import told
 from keys import limits, lookup
 from routing import router
+from routing.router import Attempt
 from usage import flight as flights
 from usage.flight import Flight
 
@@ -35,12 +36,12 @@ async def generate(call: Call) -> HttpResponse:
                 await asyncio.sleep(attempt.delay)
             with attempt as deployment:
                 answer = await exchange.ask(question, deployment, flight, attempt)
-                finished(flight, answer.reading)
+                finished(flight, attempt, answer.reading)
                 return json_response(answer.payload, headers=headers(flight))
     raise AssertionError("the last attempt returns or raises")
 
 
-async def stream(call: Call) -> HttpResponse:
+async def stream(call: Call) -> StreamedAnswer:
     """Waits for the first chunk: until it is there, a failure can still be an HTTP status."""
     flight = opened(call)
     framing = EVENTS if call.sse else ARRAY
@@ -51,7 +52,7 @@ async def stream(call: Call) -> HttpResponse:
     )
 
 
-async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> AsyncIterator[bytes]:
+async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> AsyncGenerator[bytes]:
     heard = False
     try:
         with closing(flight):
@@ -67,7 +68,7 @@ async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> Asyn
                             attempt.commit()  # the client hears it now: no second try
                             yield framing.chunk(payload, first=not heard)
                             heard = True
-                    finished(flight, reading)
+                    finished(flight, attempt, reading)
                     for payload in reading.last:
                         yield framing.chunk(payload, first=not heard)
                         heard = True
@@ -80,10 +81,11 @@ async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> Asyn
             yield piece
 
 
-async def resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
+async def resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece
 
 
 # The ends of a call
@@ -99,7 +101,6 @@ def opened(call: Call) -> Flight:
         requested_model=call.requested,
         stream=call.stream,
         limiter=limits.current(),
-        notes=[],
         client=call.client,
         address=call.address,
         label=call.label,
@@ -121,8 +122,11 @@ def closing(flight: Flight) -> Iterator[None]:
             raise error from trouble
 
 
-def finished(flight: Flight, reading: Reading) -> None:
-    """The answer is complete: recorded before its last bytes leave."""
+def finished(flight: Flight, attempt: Attempt, reading: Reading) -> None:
+    """The answer is complete: recorded before its last bytes leave. Raises EmptyAnswer when another try is due."""
+    if not reading.size:
+        attempt.empty()
+    attempt.answered(tokens=reading.tokens.total if reading.tokens else 0)
     if reading.tokens is not None:
         flight.saw(reading.tokens)
     flight.finish(200, finish_reason=reading.finish_reason, flags=("estimated",) if reading.estimated else ())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 from django.http import HttpResponse
 
@@ -15,10 +15,10 @@ from gemini_api.errors import Unimplemented
 from gemini_api.output import json_response
 from gemini_api.permission import permitted
 from gemini_api.question import Question, read_body, target_of, translator_of
-from gemini_api.translators.base import Letter
+from gemini_api.translators.base import EmbeddingTranslator
 from lib import json
 from routing import router, upstream
-from routing.catalog import DeploymentEntry, ModelEntry
+from routing.catalog import DeploymentEntry
 from routing.errors import UpstreamError, UpstreamRefusal
 from usage.flight import Flight
 
@@ -32,28 +32,25 @@ async def embed(call: Call) -> HttpResponse:
         requests = wire.normalise_embed(await read_body(call), batch=call.action == "batchEmbedContents")
         question = Question(call, model, {"requests": requests})
         await admission.admit(question, flight)
-        for attempt in router.attempts(able(model), question.hints):
+        question.hints.action = "embed"
+        if not any("embed" in deployment.backend.actions for deployment in model.deployments):
+            raise Unimplemented(f"models/{model.name} has no deployment that embeds.")
+        for attempt in router.attempts(model, question.hints):
+            if attempt.delay:
+                await asyncio.sleep(attempt.delay)
             with attempt as deployment:
                 vectors, reading = await ask(question, requests, deployment, flight)
                 attempt.first_byte()
-                finished(flight, reading)
+                finished(flight, attempt, reading)
                 return json_response(json.dumps_line(told(call, vectors, reading)), headers=headers(flight))
     raise AssertionError("the last attempt returns or raises")
-
-
-def able(model: ModelEntry) -> ModelEntry:
-    """The same model with only the deployments that can embed."""
-    deployments = tuple(each for each in model.deployments if "embed" in each.backend.actions)
-    if not deployments:
-        raise Unimplemented(f"models/{model.name} has no deployment that embeds.")
-    return replace(model, deployments=deployments)
 
 
 async def ask(
     question: Question, requests: list[Json], deployment: DeploymentEntry, flight: Flight
 ) -> tuple[list[list[float]], Reading]:
-    translator = translator_of(deployment)
-    letter: Letter = translator.embed_request(requests, target_of(deployment, question.call, question.model))
+    translator = cast(EmbeddingTranslator, translator_of(deployment))
+    letter = translator.embed_request(requests, target_of(deployment, question.call, question.model))
     flight.reaching(deployment, letter.dropped)
     request = await exchange.prepared(deployment, letter, "embed")
     try:
@@ -64,7 +61,7 @@ async def ask(
             meant if isinstance(meant, UpstreamError) else UpstreamError("invalid", "The provider blocked this text.")
         ) from None
     answer = json.loads(said.body)
-    reading = Reading()
+    reading = Reading(size=len(said.body))
     if usage := translator.embed_usage(answer):
         reading.tokens = tokens(usage)
     return translator.embed_response(answer, letter.memo), reading

@@ -7,7 +7,7 @@ each form alone is missed by some client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from django.http import HttpResponse, StreamingHttpResponse
@@ -74,7 +74,7 @@ class StreamedAnswer(StreamingHttpResponse):
     """
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], *, content_type: str, left: Callable[[], None], headers: dict[str, str]
+        self, chunks: AsyncGenerator[bytes], *, content_type: str, left: Callable[[], None], headers: dict[str, str]
     ) -> None:
         super().__init__(chunks, content_type=content_type, headers=headers)
         self.chunks = chunks

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from gemini_api import tokens, wire
+from gemini_api import signatures, tokens, wire
 from gemini_api.call import Call
 from gemini_api.errors import InvalidArgument
 from gemini_api.translators import TRANSLATORS
@@ -24,6 +26,8 @@ from routing.router import Hints
 Json = dict[str, Any]
 DEEPEST = 64  # levels of JSON
 ASIDE = 1024 * 1024  # bytes from which on parsing leaves the event loop
+SEALED = b'"R1dT'  # how the base64 of our envelope's magic begins, as a JSON string
+SIGNATURE = re.compile(rb'"(R1dT[A-Za-z0-9+/_=-]+)"')
 PREFIX = 4096  # bytes of a body that stand for a conversation, when an upstream may have its beginning cached
 
 # Parameters that a deployment's upstream once refused and a retry without proved dispensable: version -> names.
@@ -48,6 +52,7 @@ class Question:
             deadline=call.deadline,
             organization_id=call.key.organization_id,
             affinity_key=affinity(call),
+            scope=newest_scope(call),
             started=call.started,
             catalog=loading.current(),
             allows=lambda name: policy.allows_model(call.key, name),
@@ -112,12 +117,18 @@ def target_of(deployment: DeploymentEntry, call: Call, model: ModelEntry) -> Tar
         model=deployment.upstream_model,
         stream=call.stream,
         base_model=deployment.base_model or deployment.upstream_model,
-        capabilities=deployment.capabilities,
+        capabilities=capabilities_of(deployment),
         options=deployment.endpoint.options,
         scope=deployment.endpoint.scope,
         tenant=call.key.organization_id,
         strict=call.key.strict_fields or model.strict_fields,
     )
+
+
+def capabilities_of(deployment: DeploymentEntry) -> Mapping[str, Any]:
+    """What differs from the shipped table: what the place lacks, and then what the administrator says."""
+    shipped = deployment.backend.capabilities
+    return {**shipped, **deployment.capabilities} if shipped else deployment.capabilities
 
 
 def without_refused(letter: Letter, deployment: DeploymentEntry) -> Letter:
@@ -146,6 +157,17 @@ def affinity(call: Call) -> str:
     if len(call.body) < PREFIX:
         return ""  # too short for any vendor's prompt cache
     return hashlib.blake2b(call.key.organization_id.encode() + call.body[:PREFIX], digest_size=8).hexdigest()
+
+
+def newest_scope(call: Call) -> str:
+    """The credential scope that sealed the newest reasoning in the history: it can read it back best."""
+    if SEALED not in call.body:
+        return ""
+    for found in reversed(SIGNATURE.findall(call.body)):
+        envelope = signatures.open_(found.decode(), call.key.organization_id)
+        if envelope is not None:
+            return envelope.scope
+    return ""
 
 
 def translator_of(deployment: DeploymentEntry) -> Translator:

@@ -14,6 +14,7 @@ from ninja import Router
 from gemini_api import catalog_views, counting, dispatch, embedding
 from gemini_api.call import read_call
 from gemini_api.errors import MethodNotAllowed, NotFound
+from gemini_api.output import StreamedAnswer
 
 
 async def generate_content(request: HttpRequest, model: str) -> HttpResponse:
@@ -21,7 +22,7 @@ async def generate_content(request: HttpRequest, model: str) -> HttpResponse:
     return await dispatch.generate(read_call(request, "generateContent", model))
 
 
-async def stream_generate_content(request: HttpRequest, model: str) -> HttpResponse:
+async def stream_generate_content(request: HttpRequest, model: str) -> StreamedAnswer:
     """One question, and the answer as it comes: events with alt=sse, otherwise a JSON array."""
     return await dispatch.stream(read_call(request, "streamGenerateContent", model, stream=True))
 

@@ -80,6 +80,7 @@ class PriceSpec(Strict):
     audio_input: Decimal | None = None
     image_input: Decimal | None = None
     audio_output: Decimal | None = None
+    image_output: Decimal | None = None
     long_context_from: int | None = None
     long_input: Decimal | None = None
     long_cached_input: Decimal | None = None

@@ -48,7 +48,7 @@ class ApiHandler(ASGIHandler):
 
     def load_middleware(self, is_async: bool = True) -> None:
         """Our own list, async functions only: a sync one would bring the thread hops back."""
-        handler: Any = self._get_response_async
+        handler: Any = self._get_response_async  # type: ignore[attr-defined]  # private, and so not in the stubs
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
@@ -59,7 +59,7 @@ class ApiHandler(ASGIHandler):
             handler = middleware(handler)
         self._middleware_chain = handler
 
-    def resolve_request(self, request: HttpRequest) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
         """As Django does it, remembered by path: clients ask for the same few models again and again."""
         match = resolved(request.path_info)
         request.resolver_match = match

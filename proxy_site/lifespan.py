@@ -18,8 +18,9 @@ from gemini_api import tokens
 from keys import lookup, notices
 from lib import bus
 from lib.store import store
-from routing import loading, scores_redis, upstream
-from usage import flight, ledger, prices, spool
+from routing import loading, scores_memory, scores_redis, upstream
+from routing.catalog import DeploymentEntry
+from usage import flight, ledger, prices, spool, upkeep
 
 logger = logging.getLogger("gatehouse")
 
@@ -39,6 +40,17 @@ async def open_store() -> None:
     await store.open(settings.REDIS_URL)
 
 
+async def open_router() -> None:
+    scores_memory.board.price_of = reference_price
+    await scores_redis.open()
+
+
+def reference_price(deployment: DeploymentEntry) -> int | None:
+    """Nano-dollars of a thousand tokens asked and five hundred answered: what "cheapest" compares by."""
+    card = prices.card(deployment)
+    return card.worst(1000, 500) if card else None
+
+
 # In the order they need each other.
 PARTS: list[tuple[str, Step, Step]] = [
     ("tokens", tokens.warm_up, nothing),
@@ -48,7 +60,8 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("prices", prices.open, prices.close),
     ("catalog", loading.open, loading.close),
     ("ledger", ledger.open, ledger.close),
-    ("router", scores_redis.open, scores_redis.close),
+    ("upkeep", upkeep.open, upkeep.close),
+    ("router", open_router, scores_redis.close),
     ("limits", nothing, nothing),
     ("upstream", upstream.open, upstream.close),
 ]

@@ -190,7 +190,14 @@ class PriceOverrideAdmin(ScopedAdmin):
         (None, {"fields": ("deployment_id", "valid_from", ("input", "output"))}),
         (
             "Classes with their own price (USD per million tokens; empty: as input or output)",
-            {"fields": (("cached_input", "cache_write"), ("thoughts", "audio_input"), ("image_input", "audio_output"))},
+            {
+                "fields": (
+                    ("cached_input", "cache_write"),
+                    ("thoughts", "audio_input"),
+                    ("image_input", "audio_output"),
+                    ("image_output",),
+                )
+            },
         ),
         ("Long prompts", {"fields": ("long_context_from", ("long_input", "long_cached_input", "long_output"))}),
     )

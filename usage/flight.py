@@ -138,10 +138,9 @@ class Flight:
             return None
         return UsageEvent(**self.record | {"attempts": tuple([_copied(note) for note in self._notes])})
 
-    @property
-    def notes(self) -> Sequence[Any]:
-        """The list handed in at `open`: the router writes its attempts there."""
-        return self._notes
+    def follow(self, notes: Sequence[Any]) -> None:
+        """The router's list of attempts for this call, read at the end."""
+        self._notes = notes
 
     @property
     def standing(self) -> Standing | None:

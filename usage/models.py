@@ -46,6 +46,7 @@ class RequestRecord(models.Model):
     audio_prompt_tokens = models.BigIntegerField(default=0)
     image_prompt_tokens = models.BigIntegerField(default=0)
     audio_output_tokens = models.BigIntegerField(default=0)
+    image_output_tokens = models.BigIntegerField(default=0)
     cost_nano = models.BigIntegerField(null=True, blank=True, help_text="Nano-dollars; null when unpriced.")
     price_version = models.CharField(max_length=80, blank=True)
     ttft_ms = models.PositiveIntegerField(null=True, blank=True)
@@ -73,7 +74,7 @@ class RequestRecord(models.Model):
 class UsageBucket(models.Model):
     """Sums over one span of time for one combination of names. Outlives the raw records.
 
-    width: seconds, 60 (kept a few days) or 900 (kept for good). start: UTC, a multiple of width.
+    width: seconds, 60 (kept a few days), 900 or 86,400 (kept for good); every reader filters by it. start: UTC, a multiple of width.
     ttft_histogram, total_histogram: counts per bound of histogram.BOUNDS_MS, so that percentiles can be merged.
     """
 
@@ -143,7 +144,10 @@ class PriceOverride(models.Model):
     audio_input = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
     image_input = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
     audio_output = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
-    long_context_from = models.PositiveIntegerField(null=True, blank=True, help_text="Prompt tokens above which the long prices hold.")
+    image_output = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
+    long_context_from = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Prompt tokens above which the long prices hold."
+    )
     long_input = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
     long_cached_input = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
     long_output = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)

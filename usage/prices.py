@@ -208,7 +208,7 @@ def _rates(
     audio_input: Decimal | None,
     image_input: Decimal | None,
     audio_output: Decimal | None,
-    image_output: Decimal | None = None,
+    image_output: Decimal | None,
 ) -> Rates:
     """USD per million tokens. A class without its own price costs what its parent costs."""
     plain_in, plain_out = femto(input_ or Decimal(0)), femto(output or Decimal(0))
@@ -232,7 +232,7 @@ def _rates(
 def from_override(row: PriceOverride) -> RateCard:
     base = (
         row.input, row.cached_input, row.cache_write, row.output, row.thoughts,
-        row.audio_input, row.image_input, row.audio_output,
+        row.audio_input, row.image_input, row.audio_output, row.image_output,
     )  # fmt: skip
     tiers: tuple[tuple[int, Rates], ...] = ()
     if row.long_context_from is not None:
@@ -243,7 +243,7 @@ def from_override(row: PriceOverride) -> RateCard:
             row.cache_write,
             row.output if row.long_output is None else row.long_output,
             row.thoughts if row.long_output is None else None,
-            row.audio_input, row.image_input, row.audio_output,
+            row.audio_input, row.image_input, row.audio_output, row.image_output,
         )  # fmt: skip
         tiers = ((row.long_context_from, _rates(*long)),)
     rates = _rates(*base)

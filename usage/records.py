@@ -33,6 +33,7 @@ TOKENS = {
     "prompt_tokens": "prompt", "cached_tokens": "cached", "cache_write_tokens": "cache_write",
     "tool_use_tokens": "tool_use", "output_tokens": "candidates", "thoughts_tokens": "thoughts",
     "audio_prompt_tokens": "audio_prompt", "image_prompt_tokens": "image_prompt", "audio_output_tokens": "audio_output",
+    "image_output_tokens": "image_output",
 }  # fmt: skip
 LISTS = ("attempts", "dropped", "tags", "flags", "limit_ids")
 COLUMNS = ("id", "started_at", "stream", *MAYBE, *COUNTS, *TOKENS, *TEXTS, *LISTS)

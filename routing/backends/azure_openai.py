@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from routing import tokens
@@ -30,6 +31,7 @@ class AzureOpenAI(Backend):
         Option("api", "API", "Which of the two languages to speak.", default="chat", choices=("chat", "responses")),
         Option("scope", "Token scope", "What an Entra token is asked for.", default=SCOPE),
     )
+    capabilities: ClassVar[Mapping[str, Any]] = {"file_parts": False}  # no PDFs over Chat here
     credential_fields = (
         CredentialField("api_key", "API key"),
         CredentialField("tenant_id", "Tenant id", group="entra"),

@@ -92,6 +92,7 @@ class Backend:
     options: ClassVar[tuple[Option, ...]] = ()
     credential_fields: ClassVar[tuple[CredentialField, ...]] = (CredentialField("api_key", "API key"),)
     actions: ClassVar[frozenset[Action]] = frozenset({"generate", "stream"})
+    capabilities: ClassVar[Mapping[str, Any]] = {}  # what this place lacks of its language; a deployment's own win
     price_provider: ClassVar[str] = ""  # provider id in genai-prices
 
     def speaks(self, endpoint: Endpoint) -> str:
