@@ -20,7 +20,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm
 from unfold.widgets import (
@@ -30,14 +30,15 @@ from unfold.widgets import (
     UnfoldAdminRadioSelectWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextInputWidget,
+    UnfoldAdminURLInputWidget,
 )
 
 from keys import issue, once
 from keys.dates import ago
 from keys.form_fields import ExpiryField, LinesField, MailsField, NetworksField
 from keys.models import AuditEvent, KeySecret, Limit, Membership, Organization, Team, User, VirtualKey
-from keys.principal import ADMIN, MEMBER, Principal, principal_of
-from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, actor_of
+from keys.principal import ADMIN, MEMBER, Principal
+from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, ScopedRelatedFilter, actor_of
 
 admin.site.unregister(Group)
 
@@ -88,6 +89,14 @@ class LimitInline(ScopedInline):
     verbose_name = "limit"
     verbose_name_plural = "limits"
 
+    def _by_parent(self, request: HttpRequest, obj: Any) -> bool:
+        """Who holds a key may change it, but its limits are set by those above them."""
+        if obj is None:
+            return True
+        organization = obj if isinstance(obj, Organization) else obj.organization
+        team_id = obj.pk if isinstance(obj, Team) else getattr(obj, "team_id", None)
+        return self.principal(request).rank_over(organization.pk, team_id) >= ADMIN
+
 
 # Tenants
 
@@ -102,6 +111,13 @@ class OrganizationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic on
         initial="UTC",
         widget=UnfoldAdminSelectWidget,
         help_text="Days, weeks and months of limits follow it.",
+    )
+    alert_webhook_url = forms.URLField(
+        label="Alert webhook URL",
+        required=False,
+        assume_scheme="https",
+        widget=UnfoldAdminURLInputWidget,
+        help_text="Told when a limit reaches 80, 95 and 100 %.",
     )
     alert_emails = MailsField(label="Alert mail addresses", empty=[], help_text="One a line.")
 
@@ -162,7 +178,7 @@ class TeamAdmin(ScopedAdmin):
     topic = "keys"
     audit_name = "team"
     list_display = ("titled", "organization", "keys_count")
-    list_filter = (("organization", RelatedDropdownFilter),)
+    list_filter = (("organization", ScopedRelatedFilter),)
     list_select_related = ("organization",)
     search_fields = ("name", "slug", "organization__name")
     prepopulated_fields: ClassVar[dict[str, tuple[str, ...]]] = {"slug": ("name",)}
@@ -244,7 +260,7 @@ class MembershipAdmin(ScopedAdmin):
     form = MembershipForm
     audit_name = "membership"
     list_display = ("user", "organization", "team", "role_label", "since")
-    list_filter = (("organization", RelatedDropdownFilter), ("role", ChoicesDropdownFilter))
+    list_filter = (("organization", ScopedRelatedFilter), ("role", ChoicesDropdownFilter))
     list_select_related = ("user", "organization", "team")
     search_fields = ("user__email", "organization__name", "team__name")
 
@@ -594,20 +610,12 @@ class StateFilter(admin.SimpleListFilter):
         return queryset
 
 
-class ScopedTeamFilter(RelatedDropdownFilter):
-    """Only organizations or teams this person may see are offered."""
-
-    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> Any:
-        rows = principal_of(request).scope(field.remote_field.model._default_manager.all())
-        return [(row.pk, str(row)) for row in rows]
-
-
 @admin.register(VirtualKey)
 class VirtualKeyAdmin(ScopedAdmin):
     topic = "keys"
     audit_name = "key"
     list_display = ("titled", "belongs", "state_label", "models", "expires", "used")
-    list_filter = (StateFilter, ("organization", ScopedTeamFilter), ("team", ScopedTeamFilter))
+    list_filter = (StateFilter, ("organization", ScopedRelatedFilter), ("team", ScopedRelatedFilter))
     list_select_related = ("organization", "team")
     search_fields = ("name", "secrets__hint", "owner__email", "team__name")
     search_help_text = "Name, the last characters of a secret, owner or team"

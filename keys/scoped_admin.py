@@ -12,10 +12,11 @@ from typing import Any, ClassVar, cast
 from django import forms
 from django.contrib.admin.options import BaseModelAdmin
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, ValidationError
 from django.db.models import Field, ForeignKey, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin, TabularInline
+from unfold.contrib.filters.admin import RelatedDropdownFilter
 
 from keys import audit, notices
 from keys.audit import Actor
@@ -52,10 +53,14 @@ class Scoped(BaseModelAdmin):
 
     def _may(self, request: HttpRequest, verb: Verb, row: Any) -> bool:
         if isinstance(row, str):  # unfold hands its actions an id
-            row = self.get_queryset(request).filter(pk=row).first()
-            if row is None:
-                return False
+            row = self._visible_row(request, row)
         return self.principal(request).may(verb, self.model if row is None else row)
+
+    def _visible_row(self, request: HttpRequest, object_id: str) -> Any:
+        try:
+            return self.get_queryset(request).get(pk=object_id)
+        except (ObjectDoesNotExist, ValidationError, ValueError):
+            raise Http404 from None
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self._may(request, "view", None)
@@ -123,8 +128,6 @@ class ScopedAdmin(Scoped, ModelAdmin):
         return found
 
     def refuse(self, verb: Verb) -> None:
-        from django.core.exceptions import PermissionDenied  # noqa: PLC0415 - only here
-
         raise PermissionDenied(f"Your role does not let you {verb} this.")
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
@@ -245,6 +248,14 @@ class ScopedInline(Scoped, TabularInline):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._by_parent(request, obj)
+
+
+class ScopedRelatedFilter(RelatedDropdownFilter):
+    """A list filter that offers only rows this person may see."""
+
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> Any:
+        rows = principal_of(request).scope(field.remote_field.model._default_manager.all())
+        return [(row.pk, str(row)) for row in rows]
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,174 @@
+"""The admin in a real browser: what people click through, and that no page complains, overflows or calls outside."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from asgiref.sync import sync_to_async
+from playwright.async_api import Browser, expect
+
+from tests.browser.conftest import visitor
+from tests.proxy_site.admin_world import World, make_world
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+SECRET = re.compile(r"gate_[0-9A-Za-z]{46}")
+PAGES = (
+    "/admin/",
+    "/admin/?range=24h",
+    "/admin/usage/requestrecord/",
+    "/admin/usage/requestrecord/{usage.requestrecord}/change/",
+    "/admin/keys/virtualkey/",
+    "/admin/keys/virtualkey/add/",
+    "/admin/keys/virtualkey/{keys.virtualkey}/change/",
+    "/admin/keys/virtualkey/{keys.virtualkey}/secret/",
+    "/admin/keys/virtualkey/{keys.virtualkey}/rotate/",
+    "/admin/keys/virtualkey/{keys.virtualkey}/revoke/",
+    "/admin/keys/organization/",
+    "/admin/keys/organization/{keys.organization}/change/",
+    "/admin/keys/team/",
+    "/admin/keys/membership/add/",
+    "/admin/keys/user/",
+    "/admin/keys/auditevent/",
+    "/admin/routing/connection/",
+    "/admin/routing/connection/add/",
+    "/admin/routing/connection/add/?kind=openai",
+    "/admin/routing/connection/{routing.connection}/change/",
+    "/admin/routing/publicmodel/{routing.publicmodel}/change/",
+    "/admin/routing/deployment/",
+    "/admin/routing/deployment/{routing.deployment}/change/",
+    "/admin/usage/priceoverride/add/",
+)
+
+
+@pytest.fixture
+def world(transactional_db: None) -> World:
+    return make_world()
+
+
+def addresses(world: World) -> list[str]:
+    return [
+        re.sub(r"\{([\w.]+)\}", lambda found: str(world.acme.rows[found.group(1)].pk), path)
+        for path in PAGES
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (390, "dark")])
+async def test_no_page_complains_overflows_or_calls_outside(
+    world: World, site: str, browser: Browser, width: int, theme: str
+) -> None:
+    guest = await visitor(browser, site, width=width, theme=theme)
+    await guest.sign_in("root@example.org")
+    wrong: dict[str, object] = {}
+    for path in addresses(world):
+        await guest.open(path)
+        if await guest.page.locator(".gh-box, #content-main, .gh-kinds").count() == 0:
+            wrong[path] = "not the page"
+        if (over := await guest.overflow()) > 0:
+            wrong[path] = f"{over} px too wide"
+        if guest.troubles:
+            wrong[path] = list(guest.troubles)
+            guest.troubles.clear()
+    assert wrong == {}
+
+
+async def test_a_key_is_made_in_three_fields_and_its_secret_is_gone_on_reload(
+    world: World, site: str, browser: Browser
+) -> None:
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    await guest.open("/admin/keys/virtualkey/add/")
+    page = guest.page
+    await page.fill("#id_name", "notebook")
+    await page.select_option("#id_belongs_to", label="acme organization / acme team")
+    await expect(page.locator("#id_allowed_models")).to_be_hidden()
+    await page.check("input[name=access][value=these]")
+    await page.fill("#id_allowed_models", "acme-*")
+    await expect(page.get_by_text("Matches 1 of 1 models")).to_be_visible()
+    await guest.shoot("key-form")
+    await page.click("button[name=_save], input[name=_save]")
+    await page.wait_for_url("**/secret/")
+    secret = SECRET.search(await page.inner_text("[data-secret]"))
+    assert secret
+    assert secret.group() in await page.inner_text("pre >> nth=0")
+    async with page.expect_download() as download:
+        await page.click("text=Download .env")
+    path = await (await download.value).path()
+    assert f"GEMINI_API_KEY={secret.group()}" in path.read_text()
+    await page.reload()
+    assert not SECRET.search(await page.content())
+    await guest.open("/admin/keys/virtualkey/")
+    assert secret.group() not in await page.content()
+    assert guest.troubles == []
+    assert await sync_to_async(lambda: world.acme.organization.keys.filter(name="notebook").get().allowed_models)() == [
+        "acme-*"
+    ]
+
+
+async def test_rotation_shows_a_new_secret_and_revocation_asks_for_the_name(
+    world: World, site: str, browser: Browser
+) -> None:
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    key = world.acme.rows["keys.virtualkey"]
+    await guest.open(f"/admin/keys/virtualkey/{key.pk}/rotate/")
+    await guest.page.check("input[name=grace][value='1']")
+    await guest.page.click("text=Make a new secret")
+    await guest.page.wait_for_url("**/secret/")
+    assert SECRET.search(await guest.page.inner_text("[data-secret]"))
+    await guest.open(f"/admin/keys/virtualkey/{key.pk}/revoke/")
+    await guest.page.fill("#id_typed", "another name")
+    await guest.page.click("text=Revoke for good")
+    await expect(guest.page.get_by_text("to revoke it")).to_be_visible()
+    await guest.page.fill("#id_typed", "acme-key")
+    await guest.page.click("text=Revoke for good")
+    await guest.page.wait_for_url("**/virtualkey/")
+    await expect(guest.page.locator("tr", has_text="acme-key").get_by_text("Revoked")).to_be_visible()
+
+
+async def test_a_credential_goes_in_and_is_nowhere_to_be_seen(world: World, site: str, browser: Browser) -> None:
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    page, credential = guest.page, "sk-never-to-be-seen-0123456789abcdef"
+    await guest.open("/admin/routing/connection/add/?kind=openai")
+    await page.fill("#id_name", "main")
+    await page.fill("#id_credential_api_key", credential)
+    await page.click("button[name=_save], input[name=_save]")
+    await page.wait_for_url("**/change/**")
+    changed = page.url
+    for address in (changed, f"{site}/admin/routing/connection/", f"{site}/admin/keys/auditevent/"):
+        await page.goto(address)
+        assert credential not in await page.content()
+        assert "never-to-be-seen" not in await page.content()
+    await page.goto(changed)
+    await expect(page.get_by_text("…cdef").first).to_be_visible()
+    await page.fill("#id_base_url", "https://elsewhere.example/v1")
+    await page.click("button[name=_save], input[name=_save]")
+    await expect(page.get_by_text("the credential was cleared")).to_be_visible()
+
+
+async def test_a_connection_that_nobody_answers_is_told_beside_the_button(
+    world: World, site: str, browser: Browser
+) -> None:
+    connection = world.acme.rows["routing.connection"]
+    connection.base_url = "http://127.0.0.1:9/v1"
+    await sync_to_async(connection.save)()
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    await guest.open(f"/admin/routing/connection/{connection.pk}/change/")
+    await guest.page.click("text=Test connection")
+    await expect(guest.page.locator("[data-test-answer].gh-bad")).to_be_visible(timeout=20_000)
+
+
+async def test_a_member_finds_their_own_tenant_alone(world: World, site: str, browser: Browser) -> None:
+    guest = await visitor(browser, site)
+    await guest.sign_in("owner@example.org")
+    for path in ("/admin/", "/admin/keys/virtualkey/", "/admin/usage/requestrecord/"):
+        await guest.open(path)
+        content = await guest.page.content()
+        assert "acme" in content
+        assert "globex" not in content
+    await guest.open(f"/admin/keys/virtualkey/{world.globex.rows['keys.virtualkey'].pk}/change/")
+    assert "acme" not in await guest.page.content()
+    assert "globex" not in await guest.page.content()
