@@ -27,7 +27,7 @@ from gemini_api.translators import (
     usage,
 )
 from gemini_api.translators.base import Json, Letter, Memo, Target
-from gemini_api.translators.losses import Losses, check_common
+from gemini_api.translators.losses import Losses, check_common, drop_knobs
 from gemini_api.translators.names import LIMITS, Names
 from lib import json
 from routing.errors import Kind, UpstreamError, UpstreamRefusal
@@ -65,9 +65,7 @@ def request(body: Json, target: Target) -> Letter:
     if target.stream:
         payload["stream"] = True
     payload |= claude.sampling(config, caps, plan.thinks, losses)
-    for name in _UNKNOWN_KNOBS:
-        if name in config:
-            losses.drop(_ROW + name)
+    drop_knobs(config, _UNKNOWN_KNOBS, losses)
     if config.get("candidateCount", 1) > 1:
         losses.refuse(_ROW + "candidateCount")
     if config.get("responseLogprobs"):

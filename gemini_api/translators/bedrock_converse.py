@@ -25,7 +25,7 @@ from gemini_api.translators import (
 )
 from gemini_api.translators.base import Json, Letter, Memo, Target
 from gemini_api.translators.capabilities import Row
-from gemini_api.translators.losses import Losses, check_common
+from gemini_api.translators.losses import Losses, check_common, drop_knobs
 from gemini_api.translators.names import LIMITS, Names
 from lib import json
 from routing.errors import UpstreamError, UpstreamRefusal
@@ -50,9 +50,7 @@ def request(body: Json, target: Target) -> Letter:
     memo = Memo(model=target.model, thoughts=thinking.wants_thoughts(body), scope=target.scope, tenant=target.tenant)
     letter = _Writer(body, target, memo, losses)
     letter.write()
-    for name in _UNKNOWN_KNOBS:
-        if name in config:
-            losses.drop(_ROW + name)
+    drop_knobs(config, _UNKNOWN_KNOBS, losses)
     if config.get("candidateCount", 1) > 1:
         losses.refuse(_ROW + "candidateCount")
     if config.get("responseLogprobs"):

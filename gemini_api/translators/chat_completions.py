@@ -400,6 +400,7 @@ def _first_path(turn: Turn) -> str:
 # --- The answer -------------------------------------------------------------------------------------------------------
 
 
+@errors.guarded
 def response(answer: Json, memo: Memo) -> Json:
     if not isinstance(answer, dict) or (answer.get("error") and not answer.get("choices")):
         return _failed(answer, memo)
@@ -574,6 +575,7 @@ class Stream:
     def ended(self) -> bool:
         return self._blocked or self._out.stopped
 
+    @errors.guarded
     def feed(self, frame: Frame) -> list[Json]:
         if frame.data == b"[DONE]":
             self._done = True
@@ -593,6 +595,7 @@ class Stream:
             self._out.usage(counts.openai(counted))
         return self._out.take()
 
+    @errors.guarded
     def finish(self) -> list[Json]:
         if self._blocked:
             return []

@@ -10,6 +10,7 @@ Paths are the client's, in camelCase: exact for a refusal (contents[0].parts[1].
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NoReturn
 
 from gemini_api.errors import InvalidArgument
@@ -73,6 +74,17 @@ def check_common(body: Json, losses: Losses) -> None:
     config = body.get("generationConfig")
     if config:
         _check_config(config, losses)
+
+
+# What a knob says when it says nothing.
+_SILENT = {"presencePenalty": 0, "frequencyPenalty": 0, "mediaResolution": "MEDIA_RESOLUTION_UNSPECIFIED"}
+
+
+def drop_knobs(config: Json, names: Iterable[str], losses: Losses) -> None:
+    """Class W for fields of generationConfig without a name at the vendor, unless they ask for nothing."""
+    for name in names:
+        if name in config and config[name] != _SILENT.get(name):
+            losses.drop(f"generationConfig.{name}")
 
 
 def _check_config(config: Json, losses: Losses) -> None:

@@ -19,7 +19,7 @@ from gemini_api.translators.chat_completions import (
     embed_response,
     embed_usage,
 )
-from gemini_api.translators.losses import Losses, check_common
+from gemini_api.translators.losses import Losses, check_common, drop_knobs
 from gemini_api.translators.names import LIMITS, Names
 from lib import json
 from routing.errors import Kind, UpstreamError, UpstreamRefusal
@@ -269,9 +269,7 @@ def _sampling(payload: Json, config: Json, caps: capabilities.Row, effort: str, 
             payload[there] = value
         elif value != 1:  # 1 is what such a model does anyway
             losses.drop(_ROW + here)
-    for name in _UNKNOWN_KNOBS:
-        if name in config:
-            losses.drop(_ROW + name)
+    drop_knobs(config, _UNKNOWN_KNOBS, losses)
 
 
 def _limits(payload: Json, config: Json, caps: capabilities.Row, losses: Losses) -> None:
