@@ -27,6 +27,9 @@ class LimitRule:
     pattern: str = "*"
     hard: bool = True
 
+    def __hash__(self) -> int:
+        return hash(self.id)  # rules are looked up with every call
+
 
 @dataclass(frozen=True, slots=True)
 class KeyContext:

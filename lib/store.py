@@ -131,7 +131,11 @@ class Store:
         """Send what was submitted, as long as that takes less than a second, and disconnect."""
         if self.up:
             deadline = asyncio.get_running_loop().time() + GOODBYE
-            while (self._outbox or self._running) and self.up and asyncio.get_running_loop().time() < deadline:
+            while (
+                (self._pending or self._outbox or self._running)
+                and self.up
+                and asyncio.get_running_loop().time() < deadline
+            ):
                 self._schedule()
                 await asyncio.sleep(0.005)
         prober, self._prober = self._prober, None
@@ -159,6 +163,11 @@ class Store:
         """The script's answer (bytes, int, list, None). Raises StoreDown or StoreRefused."""
         return await self._ordered(("EVALSHA", script.sha, len(keys), *keys, *args), script)
 
+    def send(self, script: Script, keys: Sequence[Value] = (), args: Sequence[Value] = ()) -> asyncio.Future[Any]:
+        """`run` for those who do not wait: sent in the order of the calls. Raises StoreDown when nothing can be sent;
+        the future may carry it too."""
+        return self._order(("EVALSHA", script.sha, len(keys), *keys, *args), script)
+
     async def execute(self, *command: Value) -> Any:
         """The answer to one command. Raises StoreDown or StoreRefused."""
         return await self._ordered(command, None)
@@ -178,12 +187,15 @@ class Store:
     # ---- the batcher
 
     async def _ordered(self, command: tuple[Value, ...], script: Script | None) -> Any:
+        return await self._order(command, script)
+
+    def _order(self, command: tuple[Value, ...], script: Script | None) -> asyncio.Future[Any]:
         if not self.up or self._loop is None:
             raise StoreDown("Redis is out of reach.")
-        order = Order(command, script, self._loop.create_future())
-        self._pending.append(order)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._pending.append(Order(command, script, future))
         self._schedule()
-        return await order.future  # type: ignore[misc]  # it was set one line above
+        return future
 
     def _post(self, order: Order) -> None:
         if not self.url or self._loop is None:

@@ -6,8 +6,8 @@ A limiter takes either everything a call asks for, in every limit that applies, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from keys.context import KeyContext, LimitRule
 
@@ -54,6 +54,7 @@ class Hold:
     time_zone: str = "UTC"
     standing: Standing | None = None
     degraded: bool = False  # taken from this process's own share: the shared store was out of reach
+    plan: Any = field(default=None, repr=False, compare=False)  # the limiter's own: where the rules were counted
 
 
 class LimitReached(Exception):
@@ -92,6 +93,18 @@ class Limiter(Protocol):
         """Give back everything, the request count too: the call never reached an upstream and was refused later."""
         ...
 
-    async def usage(self, rules: Sequence[LimitRule], now: float, time_zone: str) -> list[tuple[int, int]]:
-        """(used, held) for each rule, for pages and reconciliation."""
+    def reached(self, hold: Hold) -> None:
+        """An upstream is about to hear of this call: if its process dies now, it is charged as held. Synchronous."""
+        ...
+
+    async def usage(
+        self, rules: Sequence[LimitRule], now: float, time_zone: str, organization_id: str
+    ) -> list[tuple[int, int]]:
+        """(used, held) for each rule of one organization, for pages and reconciliation. Raises StoreDown."""
+        ...
+
+    async def correct(
+        self, rules: Sequence[LimitRule], more: Sequence[int], now: float, time_zone: str, organization_id: str
+    ) -> None:
+        """Add to what was used in each rule's period of now (less than nothing: take away). Raises StoreDown."""
         ...
