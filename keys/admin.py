@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 from zoneinfo import available_timezones
 
 from django import forms
@@ -21,7 +21,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import action, display
+from unfold.decorators import action as unfold_action
+from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -41,6 +42,14 @@ from keys.principal import ADMIN, MEMBER, Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, ScopedRelatedFilter, actor_of
 
 admin.site.unregister(Group)
+
+Step = TypeVar("Step", bound=Callable[..., HttpResponse])
+
+
+def action(**options: Any) -> Callable[[Step], Step]:
+    """unfold's decorator, whose own annotation is the finished Action."""
+    return cast(Callable[[Step], Step], unfold_action(**options))
+
 
 ACTIONS = [
     ("generateContent", "generateContent"),
@@ -132,14 +141,14 @@ class OrganizationAdmin(ScopedAdmin):
     audit_name = "organization"
     list_display = ("titled", "state", "teams_count", "keys_count", "time_zone")
     search_fields = ("name", "slug")
-    prepopulated_fields: ClassVar[dict[str, tuple[str, ...]]] = {"slug": ("name",)}
+    prepopulated_fields: ClassVar[Any] = {"slug": ("name",)}
     inlines = (LimitInline,)
     fieldsets = (
         (None, {"fields": ("name", "slug", "status", "time_zone")}),
         ("Alerts", {"fields": ("alert_emails", "alert_webhook_url")}),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Organization]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return (
             super()
             .get_queryset(request)
@@ -181,11 +190,11 @@ class TeamAdmin(ScopedAdmin):
     list_filter = (("organization", ScopedRelatedFilter),)
     list_select_related = ("organization",)
     search_fields = ("name", "slug", "organization__name")
-    prepopulated_fields: ClassVar[dict[str, tuple[str, ...]]] = {"slug": ("name",)}
+    prepopulated_fields: ClassVar[Any] = {"slug": ("name",)}
     inlines = (LimitInline,)
     fields = ("organization", "name", "slug")
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(keys_total=Count("keys", filter=Q(keys__state="active")))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -335,7 +344,7 @@ class MembershipsOfUser(ScopedInline):
 
 
 @admin.register(User)
-class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # generic only in the stubs
+class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg, misc]  # generic only in the stubs; see ScopedAdmin
     """People. Only a platform admin changes them; what they may do in a tenant is their membership."""
 
     form = UserChangeForm
@@ -353,12 +362,12 @@ class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # gene
         (None, {"fields": ("email", "password", "first_name", "last_name")}),
         ("Sign-in", {"fields": ("is_active", "is_superuser")}),
     )
-    add_fieldsets = ((None, {"fields": ("email", "password", "first_name", "last_name", "is_superuser")}),)
+    add_fieldsets: Any = ((None, {"fields": ("email", "password", "first_name", "last_name", "is_superuser")}),)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj and self.principal(request).is_platform_admin else ()
 
-    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         obj.username = obj.email
         obj.is_staff = obj.is_superuser or (change and obj.memberships.exists())
         super().save_model(request, obj, form, change)
@@ -630,7 +639,7 @@ class VirtualKeyAdmin(ScopedAdmin):
     class Media:
         js = (Script("gatehouse/key-form.js", type="module"),)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[VirtualKey]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).prefetch_related("secrets")
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
@@ -690,7 +699,7 @@ class VirtualKeyAdmin(ScopedAdmin):
         shown = {"show_save_and_add_another": False, "show_save_and_continue": False, **(extra_context or {})}
         return super().add_view(request, form_url, shown)
 
-    def save_model(self, request: HttpRequest, obj: VirtualKey, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
             obj.allowed_models = form.cleaned_data.get("allowed_models", obj.allowed_models)
             super().save_model(request, obj, form, change)

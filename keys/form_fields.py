@@ -139,5 +139,5 @@ class ExpiryField(forms.MultiValueField):
         return datetime(date.year, date.month, date.day, 23, 59, 59, tzinfo=timezone.get_current_timezone())
 
     def has_changed(self, initial: Any, data: Any) -> bool:
-        before = self.widget.decompress(initial)  # type: ignore[attr-defined]  # ours, above
+        before = self.widget.decompress(initial)
         return [str(each or "") for each in before] != [str(each or "") for each in data or ["never", None]]

@@ -42,7 +42,7 @@ def organization_of(row: Model) -> str:
     return str(row.pk) if row._meta.label_lower == "keys.organization" else ""
 
 
-class Scoped(BaseModelAdmin):
+class Scoped(BaseModelAdmin):  # type: ignore[type-arg]  # of any model
     """What pages and inlines share: permissions and choices by principal."""
 
     def principal(self, request: HttpRequest) -> Principal:
@@ -77,9 +77,7 @@ class Scoped(BaseModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._may(request, "delete", obj)
 
-    def formfield_for_foreignkey(
-        self, db_field: ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any
-    ) -> forms.ModelChoiceField | None:
+    def formfield_for_foreignkey(self, db_field: ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         related: Any = db_field.remote_field.model
         chosen = kwargs.get("queryset", related._default_manager.all())
         kwargs["queryset"] = self.choices_for(db_field, request, chosen)
@@ -97,7 +95,7 @@ class Scoped(BaseModelAdmin):
         return self.principal(request).scope(chosen)
 
 
-class ScopedAdmin(Scoped, ModelAdmin):
+class ScopedAdmin(Scoped, ModelAdmin):  # type: ignore[misc]  # unfold's own bases disagree about formfield_overrides
     """A page over one model, seen through the principal.
 
     topic: which cache holds these rows ("keys", "catalog"), announced after every change.
@@ -108,6 +106,12 @@ class ScopedAdmin(Scoped, ModelAdmin):
     topic: ClassVar[str] = ""
     audit_name: ClassVar[str] = ""
     hidden_in_audit: ClassVar[frozenset[str]] = frozenset({"password", "alert_webhook_secret", "sealed_credential"})
+    # unfold declares the types of these as narrow as its defaults
+    actions_row: Any = ()
+    actions_detail: Any = ()
+    add_fieldsets: Any = ()
+    change_form_after_template: Any = None
+    prepopulated_fields: ClassVar[Any] = {}
     list_filter_submit = True
     list_filter_sheet = True
     show_full_result_count = False
@@ -178,7 +182,7 @@ class ScopedAdmin(Scoped, ModelAdmin):
         """Rows of inlines: each is audited on its own, the parent is announced."""
         super().save_formset(request, form, formset, change)
         name = formset.model._meta.model_name
-        told = [(row, "created", {}) for row in formset.new_objects]
+        told: list[tuple[Model, str, dict[str, Any]]] = [(row, "created", {}) for row in formset.new_objects]
         told += [
             (row, "changed", self._inline_changes(formset, row, fields)) for row, fields in formset.changed_objects
         ]
@@ -225,14 +229,15 @@ class ReadOnlyAdmin(ScopedAdmin):
         return False
 
 
-class ScopedInline(Scoped, TabularInline):
+class ScopedInline(Scoped, TabularInline):  # type: ignore[misc]  # as above
     """Rows under a parent the principal may already see: what the parent allows, they allow."""
 
     extra = 0
     show_change_link = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return self.model._default_manager.all()
+        rows: QuerySet[Any] = self.model._default_manager.all()
+        return rows
 
     def _by_parent(self, request: HttpRequest, obj: Any) -> bool:
         return obj is None or self.principal(request).may("change", obj)

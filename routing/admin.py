@@ -127,8 +127,8 @@ class ConnectionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
     def _read_credential(self, given: dict[str, Any]) -> dict[str, str]:
         """The parts that were filled in, of exactly one group; {} leaves things as they are."""
         parts = BACKENDS[self.kind_of_form].credential_fields
-        filled = {part.name: given.get(f"credential_{part.name}") for part in parts}
-        filled = {name: "true" if value is True else value for name, value in filled.items() if value}
+        told = {part.name: given.get(f"credential_{part.name}") for part in parts}
+        filled = {name: "true" if value is True else str(value) for name, value in told.items() if value}
         groups = {part.group for part in parts if part.name in filled}
         if len(groups) > 1:
             self.add_error(None, "Give one kind of credential, not several.")
@@ -181,7 +181,7 @@ class ConnectionAdmin(ScopedAdmin):
     class Media:
         js = (Script("gatehouse/connection.js", type="module"),)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(deployments_total=Count("deployments"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -256,7 +256,7 @@ class ConnectionAdmin(ScopedAdmin):
             found.required = not self.principal(request).is_platform_admin
         return found
 
-    def save_model(self, request: HttpRequest, obj: Connection, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if not change:
             obj.kind = str(self._kind(request, None))
         before = dict(obj.options or {})
@@ -382,7 +382,7 @@ class PublicModelAdmin(ScopedAdmin):
         ),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[PublicModel]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         return (
             super()
             .get_queryset(request)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -113,7 +113,7 @@ def parsed(text: str | None) -> uuid.UUID | None:
 class RequestRecordAdmin(ReadOnlyAdmin):
     """One row per call. The list is a page of our own, because Django's would count the rows."""
 
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
         if not self.has_view_permission(request):
             self.refuse("view")
         filters = Filters(request)
@@ -135,7 +135,7 @@ class RequestRecordAdmin(ReadOnlyAdmin):
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
-    ) -> HttpResponse:
+    ) -> TemplateResponse:
         if object_id is None:
             raise Http404
         record = self.get_object(request, object_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -40,7 +40,7 @@ RANGES = {
 }
 
 
-def page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
+def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
     principal = principal_of(request)
     chosen = RANGES.get(request.GET.get("range", ""), RANGES["7d"])
     now = timezone.now()

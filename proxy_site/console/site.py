@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from unfold.sites import UnfoldAdminSite
 
@@ -25,9 +26,9 @@ class ConsoleSite(UnfoldAdminSite):
 
         return urls.patterns(self)
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The first page is the overview."""
         from proxy_site.console import overview  # noqa: PLC0415 - as above
 
-        request.current_app = self.name  # type: ignore[attr-defined]  # Django's own habit
+        request.current_app = self.name
         return overview.page(request, {**self.each_context(request), **(extra_context or {})})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.contrib.admin import AdminSite
+from django.http import HttpResponse
 from django.urls import URLPattern, path
 
 from proxy_site.console import issued, models_json, testing
 
 
 def patterns(site: AdminSite) -> list[URLPattern]:
-    def guarded(view: object) -> object:
-        return site.admin_view(view)  # type: ignore[type-var]  # any view
-
-    return [
-        path("keys/virtualkey/<uuid:key_id>/secret/", guarded(issued.page), name="key_secret"),
-        path("models.json", guarded(models_json.view), name="models_json"),
-        path("routing/connection/<uuid:connection_id>/test/", guarded(testing.connection), name="connection_test"),
-        path("routing/deployment/<uuid:deployment_id>/test/", guarded(testing.deployment), name="deployment_test"),
-    ]  # type: ignore[list-item]  # as above
+    pages: list[tuple[str, Callable[..., HttpResponse], str]] = [
+        ("keys/virtualkey/<uuid:key_id>/secret/", issued.page, "key_secret"),
+        ("models.json", models_json.view, "models_json"),
+        ("routing/connection/<uuid:connection_id>/test/", testing.connection, "connection_test"),
+        ("routing/deployment/<uuid:deployment_id>/test/", testing.deployment, "deployment_test"),
+    ]
+    return [path(route, site.admin_view(view), name=name) for route, view, name in pages]
