@@ -87,7 +87,7 @@ def understood(
 ) -> UpstreamError:
     """The refusal as an UpstreamError: the vendor's word decides, else the status. Messages are redacted."""
     return of_kind(
-        words.get(body.code) or words.get(body.type) or kind_of_status(refusal.status),
+        kind_of(refusal.status, body, words),
         body,
         status=refusal.status,
         retry_after=retry_after(refusal.headers, body),
@@ -135,6 +135,13 @@ def guarded(read: Callable[P, T]) -> Callable[P, T]:
             ) from wrong
 
     return reading
+
+
+def kind_of(status: int, body: ErrorBody, words: Mapping[str, Kind]) -> Kind:
+    """A vendor's word decides what a 4xx is; a 5xx is what its status says, whatever the word beside it."""
+    if status >= 500:
+        return kind_of_status(status)
+    return words.get(body.code) or words.get(body.type) or kind_of_status(status)
 
 
 def kind_of_status(status: int) -> Kind:

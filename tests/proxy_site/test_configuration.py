@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from keys import secrets
 from keys.models import AuditEvent, KeySecret, Limit, Organization, VirtualKey
 from routing import credentials
 from routing.models import Connection, Deployment, PublicModel
@@ -86,7 +87,6 @@ def test_a_change_is_told_with_before_and_after(tmp_path: Path) -> None:
 
 
 def test_a_given_secret_is_taken_and_never_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from keys import secrets
 
     monkeypatch.setenv("GATEHOUSE_TEST_CI_KEY", secret := secrets.make())
     said = apply(tmp_path, FILE.replace("name: ci,", "name: ci, secret: env:GATEHOUSE_TEST_CI_KEY,"))
