@@ -28,7 +28,7 @@ async def ask(question: Question, deployment: DeploymentEntry, flight: Flight, a
         flight.reaching(deployment, letter.dropped)
         request = await prepared(deployment, letter, "generate")
         try:
-            said = await upstream.send(deployment, request, deadline=question.call.deadline)
+            said = await upstream.send(deployment, request, deadline=attempt.deadline, timeouts=attempt.timeouts)
             chunk = read_answer(deployment, letter, said.body)
         except UpstreamRefusal as refusal:
             meant = understood(question, deployment, letter, refusal, again=first)
@@ -52,7 +52,9 @@ async def listen(
         flight.reaching(deployment, letter.dropped)
         request = await prepared(deployment, letter, "stream")
         try:
-            async with upstream.open_stream(deployment, request, deadline=question.call.deadline) as frames:
+            async with upstream.open_stream(
+                deployment, request, deadline=attempt.deadline, timeouts=attempt.timeouts
+            ) as frames:
                 yield pieces(frames, translator_of(deployment).Stream(letter.memo), flight, attempt, reading)
             return
         except UpstreamRefusal as refusal:

@@ -14,7 +14,8 @@ from routing.backends.base import Backend, Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. first_byte: until the answer's head and first bytes; idle: between chunks; total: the whole call."""
+    """Seconds. connect, first_byte (until the answer's head and first bytes): for all tries of a call together; one try
+    takes at most half of connect. idle: between chunks; total: the whole call."""
 
     connect: float
     first_byte: float

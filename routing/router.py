@@ -17,12 +17,12 @@ from __future__ import annotations
 import random as chance
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from routing.backends.base import Action
 from routing.breaker import EFFECTS
-from routing.catalog import Catalog, DeploymentEntry, ModelEntry
+from routing.catalog import Catalog, DeploymentEntry, ModelEntry, Timeouts
 from routing.errors import RETRYABLE, Kind, NoDeployment, UpstreamError
 from routing.scores import Score
 from routing.scores_memory import Board, Plan, board
@@ -30,6 +30,7 @@ from routing.strategies import STRATEGIES, Draw
 
 MOST_ATTEMPTS = 3
 LEAST_TIME = 1.0  # seconds a retry needs at least before the deadline
+LEAST_SHARE = 0.1  # of a time-out, below which what is left of it is not worth a try
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 2.0  # before the same deployment is asked again; full jitter
 PANIC_EVERY = 1.0  # seconds between tries while every deployment of a model is open
 BOUNDED_LOAD = 1.25  # how much busier than the average a deployment may be and still keep its conversations
@@ -297,8 +298,20 @@ class Route:
         if budget is None:
             return
         self.waited[error.kind] = self.waited.get(error.kind, 0.0) + self.now - attempt.began
-        if self.waited[error.kind] >= 0.9 * budget:
+        if self.waited[error.kind] >= (1 - LEAST_SHARE) * budget:
             self.proven_since = attempt.began
+
+    def left_of(self, timeouts: Timeouts) -> Timeouts:
+        """These time-outs, less what earlier tries waited; whole again for one that answered somebody meanwhile."""
+        if not self.waited or self.proven_since is not None:
+            return timeouts
+        connect = timeouts.connect - self.waited.get("connect", 0.0)
+        first_byte = timeouts.first_byte - self.waited.get("timeout", 0.0)
+        return replace(
+            timeouts,
+            connect=max(connect, LEAST_SHARE * timeouts.connect),
+            first_byte=max(first_byte, LEAST_SHARE * timeouts.first_byte),
+        )
 
     def _nothing(self) -> NoDeployment:
         scores = self.plan.scores
@@ -352,6 +365,18 @@ class Attempt:
     @property
     def deployment(self) -> DeploymentEntry:
         return self.score.entry
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long this try may wait: connecting and the first byte have one budget for all tries of a call."""
+        return self._route.left_of(self.score.entry.timeouts)
+
+    @property
+    def deadline(self) -> float:
+        """When the whole call ends, tries before this one included: seconds of time.monotonic()."""
+        hints = self._route.hints
+        end = hints.started + self.score.entry.timeouts.total
+        return end if hints.deadline is None else min(end, hints.deadline)
 
     def __enter__(self) -> DeploymentEntry:
         route, score, entry = self._route, self.score, self.score.entry

@@ -18,11 +18,12 @@ from django.conf import settings
 
 from routing import http1
 from routing.backends.base import UpstreamRequest
-from routing.catalog import DeploymentEntry
+from routing.catalog import DeploymentEntry, Timeouts
 from routing.errors import UpstreamError, UpstreamRefusal
 from routing.framing import Decoder, EventStreamDecoder, Frame, SSEDecoder
 
 MAX_ERROR_BODY = 64 * 1024  # bytes
+CONNECT_SHARE = 0.5  # of the time for connecting that one try may use, so that another one can follow
 DECODERS: dict[str, Callable[[], Decoder]] = {"sse": SSEDecoder, "aws_event_stream": EventStreamDecoder}
 
 
@@ -46,13 +47,19 @@ async def close() -> None:
         pool.close()
 
 
-async def send(deployment: DeploymentEntry, request: UpstreamRequest, *, deadline: float | None = None) -> Answer:
+async def send(
+    deployment: DeploymentEntry,
+    request: UpstreamRequest,
+    *,
+    deadline: float | None = None,
+    timeouts: Timeouts | None = None,
+) -> Answer:
     """One exchange, the answer in one piece.
 
-    deadline: `time.monotonic()` seconds for the whole call; the deployment's own time-outs can only shorten it.
-    Raises UpstreamRefusal (not 2xx) and UpstreamError (no proper answer).
+    deadline: `time.monotonic()` seconds for the whole call; time-outs can only shorten it. timeouts: what earlier tries
+    of the call have left; None: the deployment's own. Raises UpstreamRefusal (not 2xx) and UpstreamError (no proper answer).
     """
-    exchange = _Exchange(deployment, deadline)
+    exchange = _Exchange(deployment, deadline, timeouts)
     try:
         await exchange.begin(request)
         return Answer(exchange.status, exchange.headers, await exchange.read_all())
@@ -66,8 +73,11 @@ class open_stream:
     Arguments and errors as in `send`; the errors of the head come on entering, the others from the iteration.
     """
 
-    def __init__(self, deployment: DeploymentEntry, request: UpstreamRequest, *, deadline: float | None = None) -> None:
-        self._exchange = _Exchange(deployment, deadline)
+    def __init__(
+        self, deployment: DeploymentEntry, request: UpstreamRequest, *, deadline: float | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:  # fmt: skip
+        self._exchange = _Exchange(deployment, deadline, timeouts)
         self._request = request
         self._framing = deployment.backend.framing
 
@@ -118,14 +128,25 @@ class Stream:
 class _Exchange:
     """One request and its answer, against the clock. All times are `time.monotonic()` seconds."""
 
-    __slots__ = ("_begun", "_connection", "_deployment", "_end", "_first_byte", "_idle", "headers", "status")
+    __slots__ = (
+        "_begun",
+        "_connect_wait",
+        "_connection",
+        "_deployment",
+        "_end",
+        "_first_byte",
+        "_idle",
+        "headers",
+        "status",
+    )
 
-    def __init__(self, deployment: DeploymentEntry, deadline: float | None) -> None:
-        now, timeouts = time.monotonic(), deployment.timeouts
+    def __init__(self, deployment: DeploymentEntry, deadline: float | None, given: Timeouts | None) -> None:
+        now, timeouts = time.monotonic(), given or deployment.timeouts
         self._deployment = deployment
         self._end = now + timeouts.total if deadline is None else min(deadline, now + timeouts.total)
         self._first_byte = min(now + timeouts.first_byte, self._end)
         self._idle = timeouts.idle
+        self._connect_wait = min(timeouts.connect, deployment.timeouts.connect * CONNECT_SHARE)
         self._begun = False
         self._connection: http1.Connection | None = None
         self.status = 0
@@ -194,7 +215,7 @@ class _Exchange:
         if now >= self._end:
             raise UpstreamError("timeout", "No time was left for this call.", sent=False)
         try:
-            return await pool.connect(min(now + self._deployment.timeouts.connect, self._end))
+            return await pool.connect(min(now + self._connect_wait, self._end))
         except http1.Refused as error:
             raise UpstreamError("connect", str(error), sent=False) from error
 

@@ -150,7 +150,7 @@ def deployment(
     kind: str = "openai",
     *,
     allow_private: bool = True,
-    connect: float = 2.0,
+    connect: float = 4.0,
     first_byte: float = 5.0,
     idle: float = 5.0,
     total: float = 10.0,

@@ -207,6 +207,33 @@ def test_when_everything_hangs_all_tries_share_one_budget(
     assert len([note for note in hints.notes if note.outcome == kind]) == tries
 
 
+def test_a_try_may_wait_for_what_the_tries_before_have_left(router: Router, time: Time) -> None:
+    waits: list[tuple[float, float, float]] = []
+
+    def hang(kind: Kind, seconds: float) -> Do:
+        def do(attempt: Attempt, entry: DeploymentEntry) -> object:
+            waits.append((attempt.timeouts.connect, attempt.timeouts.first_byte, attempt.deadline - time.now))
+            slowly(time, kind, seconds)(attempt, entry)
+            raise AssertionError
+
+        return do
+
+    failed(router, model(), hang("connect", 1.5), hang("timeout", 20.0), hang("timeout", 40.0))
+    assert waits == [(3.0, 60.0, 600.0), (1.5, 60.0, 598.5), (1.5, 40.0, 578.5)]
+
+
+def test_one_that_answered_meanwhile_has_the_whole_time(router: Router, time: Time) -> None:
+    def hang(attempt: Attempt, entry: DeploymentEntry) -> object:
+        time.now += 60
+        call(router, public_model(*model().deployments[1:], id="m", strategy="failover"), answer)
+        raise error("timeout")
+
+    def wait(attempt: Attempt, entry: DeploymentEntry) -> object:
+        return attempt.timeouts.first_byte
+
+    assert call(router, model(), hang, wait)[0] == 60.0
+
+
 def test_when_one_hangs_a_deployment_that_answered_meanwhile_is_tried(router: Router, time: Time) -> None:
     def hang(attempt: Attempt, entry: DeploymentEntry) -> object:
         time.now += 50

@@ -9,6 +9,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import uvloop
 
 from routing import addresses, http1, upstream
 from routing.backends.base import UpstreamRequest
-from routing.catalog import DeploymentEntry
+from routing.catalog import DeploymentEntry, Timeouts
 from routing.errors import UpstreamError, UpstreamRefusal
 from tests.routing.servers import SSE_HEAD, RawServer, Seen, Wire, answer, deployment, raw_server
 
@@ -370,6 +371,17 @@ async def test_the_callers_deadline_goes_before_the_deployments() -> None:
         assert (error_in_time.value.kind, error_in_time.value.sent) == ("timeout", True)
         error = await failing(deployment(server.url), post(server), deadline=time.monotonic() - 1)
         assert (error.kind, error.sent) == ("timeout", False)
+
+
+async def test_a_try_waits_for_what_is_left_and_never_longer_than_half_for_a_connection() -> None:
+    async with raw_server(silence) as server:
+        entry = deployment(server.url, connect=0.4, first_byte=60.0)
+        left = Timeouts(connect=0.4, first_byte=0.05, idle=5.0, total=60.0)
+        with pytest.raises(UpstreamError) as silent:
+            await upstream.send(entry, post(server), timeouts=left)
+        assert (silent.value.kind, silent.value.sent) == ("timeout", True)
+        assert upstream._Exchange(entry, None, None)._connect_wait == 0.2
+        assert upstream._Exchange(entry, None, replace(left, connect=0.1))._connect_wait == 0.1
 
 
 async def test_a_stream_that_falls_silent_ends_at_the_idle_deadline() -> None:
