@@ -69,6 +69,7 @@ class Env(BaseSettings):
     upstream_idle_timeout: float = Field(60.0, validation_alias="GATEHOUSE_UPSTREAM_IDLE_TIMEOUT")
     upstream_total_timeout: float = Field(600.0, validation_alias="GATEHOUSE_UPSTREAM_TOTAL_TIMEOUT")
     upstream_max_answer: int = Field(64 * 1024 * 1024, validation_alias="GATEHOUSE_UPSTREAM_MAX_ANSWER_BYTES")
+    breaker_seconds: float = Field(5.0, gt=0, le=300, validation_alias="GATEHOUSE_BREAKER_SECONDS")
 
     # How long things are remembered
     key_cache_seconds: float = Field(5.0, validation_alias="GATEHOUSE_KEY_CACHE_SECONDS")

@@ -15,12 +15,12 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from gemini_api import tokens
-from keys import lookup, notices
+from keys import limits, lookup, notices
 from lib import bus
 from lib.store import store
 from routing import loading, scores_memory, scores_redis, upstream
 from routing.catalog import DeploymentEntry
-from usage import flight, ledger, prices, spool, upkeep
+from usage import counters, flight, ledger, prices, spool, upkeep
 
 logger = logging.getLogger("gatehouse")
 
@@ -42,6 +42,7 @@ async def open_store() -> None:
 
 async def open_router() -> None:
     scores_memory.board.price_of = reference_price
+    scores_memory.board.open_first = settings.GATEHOUSE.breaker_seconds
     await scores_redis.open()
 
 
@@ -62,7 +63,8 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("ledger", ledger.open, ledger.close),
     ("upkeep", upkeep.open, upkeep.close),
     ("router", open_router, scores_redis.close),
-    ("limits", nothing, nothing),
+    ("limits", limits.open, limits.close),
+    ("counters", counters.open, counters.close),
     ("upstream", upstream.open, upstream.close),
 ]
 

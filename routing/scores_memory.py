@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from routing.breaker import Breaker
+from routing.breaker import OPEN_FIRST, Breaker
 from routing.catalog import Catalog, DeploymentEntry, ModelEntry
 from routing.errors import Kind, UpstreamError
 from routing.scores import RetryBudget, Score
@@ -42,6 +42,7 @@ class Board:
     alert: called with a deployment and a sentence when an operator has to do something (credential, bill).
     changed: called with a score whose breaker began or ceased to keep calls away.
     price_of: nano-dollars of a reference call at a deployment, None when unknown; set at start.
+    open_first: seconds for which a breaker opens the first time; set at start.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, epoch: float | None = None) -> None:
@@ -51,6 +52,7 @@ class Board:
         self.alert: Callable[[DeploymentEntry, str], None] = log_alert
         self.changed: Callable[[Score, float], None] = ignore
         self.price_of: Callable[[DeploymentEntry], int | None] = no_price
+        self.open_first = OPEN_FIRST
         self._plans: dict[str, Plan] = {}
 
     def plan(self, model: ModelEntry, now: float) -> Plan:
@@ -93,8 +95,9 @@ class Board:
         spare = len(peers) - out <= 1 or (out + 1) * 2 > len(peers)
         known = score.breaker.state(now) == "held"
         kept_away = score.breaker.failed(
-            error.kind, now, jitter=random.random(), probe=probe, retry_after=error.retry_after, spare_on_ratio=spare
-        )
+            error.kind, now, jitter=random.random(), probe=probe, retry_after=error.retry_after, spare_on_ratio=spare,
+            open_first=self.open_first,
+        )  # fmt: skip
         if not known and error.kind in ALERTS:
             self.alert(score.entry, ALERTS[error.kind])
         if kept_away:
