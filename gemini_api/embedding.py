@@ -20,6 +20,7 @@ from lib import json
 from routing import router, upstream
 from routing.catalog import DeploymentEntry
 from routing.errors import UpstreamError, UpstreamRefusal
+from routing.router import Attempt
 from usage.flight import Flight
 
 Json = dict[str, Any]
@@ -39,7 +40,7 @@ async def embed(call: Call) -> HttpResponse:
             if attempt.delay:
                 await asyncio.sleep(attempt.delay)
             with attempt as deployment:
-                vectors, reading = await ask(question, requests, deployment, flight)
+                vectors, reading = await ask(question, requests, deployment, flight, attempt)
                 attempt.first_byte()
                 finished(flight, attempt, reading)
                 return json_response(json.dumps_line(told(call, vectors, reading)), headers=headers(flight))
@@ -47,24 +48,28 @@ async def embed(call: Call) -> HttpResponse:
 
 
 async def ask(
-    question: Question, requests: list[Json], deployment: DeploymentEntry, flight: Flight
+    question: Question, requests: list[Json], deployment: DeploymentEntry, flight: Flight, attempt: Attempt
 ) -> tuple[list[list[float]], Reading]:
     translator = cast(EmbeddingTranslator, translator_of(deployment))
     letter = translator.embed_request(requests, target_of(deployment, question.call, question.model))
     flight.reaching(deployment, letter.dropped)
     request = await exchange.prepared(deployment, letter, "embed")
     try:
-        said = await upstream.send(deployment, request, deadline=question.call.deadline)
+        said = await upstream.send(deployment, request, deadline=attempt.deadline, timeouts=attempt.timeouts)
     except UpstreamRefusal as refusal:
         meant = translator.error(refusal, letter.memo)
         raise (
             meant if isinstance(meant, UpstreamError) else UpstreamError("invalid", "The provider blocked this text.")
         ) from None
-    answer = json.loads(said.body)
+    try:
+        answer = json.loads(said.body)
+    except json.JSONDecodeError:
+        raise UpstreamError("protocol", "The answer is not JSON.") from None
+    vectors = translator.embed_response(answer, letter.memo)
     reading = Reading(size=len(said.body))
     if usage := translator.embed_usage(answer):
         reading.tokens = tokens(usage)
-    return translator.embed_response(answer, letter.memo), reading
+    return vectors, reading
 
 
 def told(call: Call, vectors: list[list[float]], reading: Reading) -> Json:
