@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import ip_network
@@ -38,6 +39,28 @@ def load(fingerprints: Sequence[str]) -> dict[str, KeyContext | Problem]:
         )
         rules = _rules([row.key for row in rows])
     return {row.fingerprint: _answer(row, rules) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """An organization with limits somewhere in it, and all of them."""
+
+    organization_id: str
+    organization: str
+    time_zone: str
+    rules: tuple[LimitRule, ...]
+
+
+def limited(organization: str = "") -> list[Limited]:
+    """Every organization's limits, those of its teams and keys included; of one organization, if its slug is given."""
+    with own_connection():
+        rules: defaultdict[Organization, list[LimitRule]] = defaultdict(list)
+        related = ("organization", "team__organization", "key__organization")
+        for limit in Limit.objects.select_related(*related).order_by("created_at", "pk"):
+            holder = limit.organization or (limit.team or limit.key).organization  # type: ignore[union-attr]  # one is set
+            if not organization or holder.slug == organization:
+                rules[holder].append(_rule(limit))
+    return [Limited(str(each.pk), each.slug, each.time_zone, tuple(found)) for each, found in rules.items()]
 
 
 def touch(keys: Mapping[str, float], secrets: Mapping[str, float]) -> None:

@@ -36,10 +36,11 @@ MAX_ERROR = 2_000  # characters of an error text that are kept
 
 
 class Settler(Protocol):
-    """What a flight needs of a limiter: both are synchronous and idempotent by call id."""
+    """What a flight needs of a limiter: all are synchronous and idempotent by call id."""
 
     def settle(self, hold: Hold, used: Used) -> None: ...
     def release(self, hold: Hold) -> None: ...
+    def reached(self, hold: Hold) -> None: ...
 
 
 _flights: dict[str, Flight] = {}
@@ -191,6 +192,8 @@ class Flight:
             except spool.SpoolFull:
                 self._deployment = None  # nothing was sent, and nothing is known of it
                 raise
+            if self._hold is not None and self._limiter is not None:
+                self._limiter.reached(self._hold)
 
     def _orphan(self) -> Record:
         """The call as it will be recorded and charged if nobody ever finishes it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from keys.context import KeyContext, LimitRule
@@ -81,6 +82,7 @@ class MemoryLimiter:
 
     def __init__(self) -> None:
         self.touched = Touched()
+        self.on_doubt: Callable[[], None] = lambda: None  # never: nobody else counts here
         self._plans = Plans()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._begun: set[str] = set()
@@ -128,6 +130,11 @@ class MemoryLimiter:
         plan = Plan(organization_id, rules, now, time_zone)
         for counter, amount in zip(self._counted(plan, now), more, strict=True):
             counter.add(now, amount, 0)
+
+    @asynccontextmanager
+    async def alone(self, organization_id: str) -> AsyncIterator[bool]:
+        """Whether nobody else corrects this organization's counters meanwhile."""
+        yield True
 
     # ---- one step, shared with the limiter over Redis for its time alone
 
@@ -199,7 +206,7 @@ class MemoryLimiter:
     async def _begin(self, plan: Plan, now: float) -> None:
         """Counters that nobody has counted in yet begin with what the ledger knows."""
         new = [each for each in plan.places if each.counter not in self._begun and each.metric != CONCURRENT]
-        amounts = await seeding.ask(new, now)
+        amounts = await seeding.ask(plan.organization_id, new, now)
         for place, amount in zip(new, amounts, strict=True):
             if place.counter not in self._begun:  # somebody else may have been faster
                 self._begun.add(place.counter)

@@ -17,7 +17,8 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ TELL_EVERY: Final = 0.25  # seconds between two reports of calls that reached an
 UNDO_AFTER: Final = 0.25  # seconds until what may have been taken is given back: it was decided by then
 BUNDLE: Final = 500  # scripts sent at once when Redis is back
 REMEMBER_MS: Final = 3_600_000  # how long a dead process's call may still be settled
+CORRECTING_MS: Final = 60_000  # how long one process may take to correct an organization's counters
 WAITING: Final = 500_000  # settlements kept while Redis is away
 LAST_SEEN: Final = 50_000  # counters whose last standing is remembered
 
@@ -179,6 +181,18 @@ class RedisLimiter:
         plan = Plan(organization_id, rules, now, time_zone)
         await self._store.run(scripts.CORRECT, [leases(organization_id)], [plan.text, _ms(now), *more])
 
+    @asynccontextmanager
+    async def alone(self, organization_id: str) -> AsyncIterator[bool]:
+        """Whether nobody else corrects this organization's counters meanwhile. Raises StoreDown."""
+        lock = f"{{gatehouse:limits:{organization_id}}}:correcting"
+        mine = bool(await self._store.execute("SET", lock, self.process, "NX", "PX", CORRECTING_MS))
+        try:
+            yield mine
+        finally:
+            if mine:
+                with contextlib.suppress(StoreDown):
+                    await self._store.execute("DEL", lock)
+
     # ---- with Redis
 
     async def _asked(self, plan: Plan, ask: Ask, now: float) -> list[Any]:
@@ -206,7 +220,9 @@ class RedisLimiter:
         prefix = leases(plan.organization_id).removesuffix("leases")
         begun = await asyncio.gather(*(self._store.execute("HEXISTS", prefix + place.counter, "i") for place in places))
         new = [place for place, there in zip(places, begun, strict=True) if not there]
-        amounts = dict(zip([place.counter for place in new], await seeding.ask(new, now), strict=True))
+        amounts = dict(
+            zip([place.counter for place in new], await seeding.ask(plan.organization_id, new, now), strict=True)
+        )
         return [amounts.get(place.counter, 0) for place in places]
 
     def _refusal(self, plan: Plan, ask: Ask, answer: list[Any], now: float) -> LimitReached:

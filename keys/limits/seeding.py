@@ -12,8 +12,9 @@ from keys.limits.windows import Place
 
 log = logging.getLogger(__name__)
 
-# (rule, since which Unix second) -> what was used since then, in the rule's unit. May raise when it cannot tell.
-Rebuild = Callable[[Sequence[tuple[LimitRule, float]]], Awaitable[list[int]]]
+# Of one organization: (rule, since which Unix second; -inf: ever) -> what was used since then, in the rule's unit.
+# May raise when it cannot tell.
+Rebuild = Callable[[str, Sequence[tuple[LimitRule, float]]], Awaitable[list[int]]]
 
 PATIENCE: Final = 3.0  # seconds a call waits for it
 
@@ -26,13 +27,13 @@ def use(hook: Rebuild | None) -> None:
     rebuild = hook
 
 
-async def ask(places: Sequence[Place], now: float) -> list[int]:
+async def ask(organization_id: str, places: Sequence[Place], now: float) -> list[int]:
     """What was used in each place so far. Nothing, when the ledger cannot tell: calls of known keys must go on."""
     if rebuild is None or not places:
         return [0] * len(places)
     try:
         async with asyncio.timeout(PATIENCE):
-            return await rebuild([(place.rule, place.since(now)) for place in places])
+            return await rebuild(organization_id, [(place.rule, place.since(now)) for place in places])
     except Exception as error:  # the database is gone, or slow: reconciliation adds what is missing
         log.warning("Counters of %d limits begin at nothing: %s", len(places), type(error).__name__)
         return [0] * len(places)

@@ -309,7 +309,7 @@ def history() -> AsyncIterator[dict[str, int]]:
     """By limit: what the ledger knows."""
     known: dict[str, int] = {}
 
-    async def rebuild(asked: Any) -> list[int]:
+    async def rebuild(organization_id: str, asked: Any) -> list[int]:
         return [known.get(each.id, 0) for each, _ in asked]
 
     seeding.use(rebuild)
@@ -349,7 +349,7 @@ async def test_a_changed_amount_keeps_its_counter_and_a_changed_pattern_begins_a
 
 
 async def test_a_ledger_that_cannot_tell_does_not_stop_calls(limiter: Limiter) -> None:
-    async def broken(asked: Any) -> list[int]:
+    async def broken(organization_id: str, asked: Any) -> list[int]:
         raise OSError("the database is gone")
 
     seeding.use(broken)

@@ -33,6 +33,9 @@ class Counter:
     def release(self, hold: Hold) -> None:
         self.released += 1
 
+    def reached(self, hold: Hold) -> None:
+        """Told once, when the first deployment is tried."""
+
 
 @pytest.fixture(autouse=True)
 def open_spool(tmp_path: Path) -> Iterator[None]:

@@ -1,0 +1,237 @@
+"""Counters of limits and the ledger: where a counter begins, how far the two differ, and how that is mended.
+
+The ledger is the truth, but it learns of a call half a second late, and of calls under way not at all. So a difference
+is known between two bounds: the ledger read before the counters misses calls that they have, read after a moment it
+has calls that they miss. Only what lies outside the bounds is drift, and mending never goes beyond it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from django.db.models import Count, F, Q, QuerySet, Sum
+
+from keys import limits, policy, reading
+from keys.context import LimitRule
+from keys.limits import seeding
+from keys.limits.memory import MemoryLimiter
+from keys.limits.redis import RedisLimiter
+from keys.limits.windows import CONCURRENT, place
+from lib.database import own_connection
+from lib.ids import first_uuid7
+from lib.store import StoreDown
+from usage.ledger import ledger
+from usage.models import RequestRecord, UsageBucket
+from usage.rollups import DAY, QUARTER
+
+log = logging.getLogger(__name__)
+
+LAG: Final = 3.0  # seconds after which an ended call is in the ledger
+AFTER_DOUBT: Final = (1.0, 10.0, 60.0)  # seconds: when counters are compared after Redis came back or a process died
+SLACK: Final = 60.0  # seconds that a call's id may be older than its start
+
+Sums = dict[str, tuple[int, int, int]]  # model: requests, tokens, nano-dollars
+
+_TOKENS = F("prompt_tokens") + F("tool_use_tokens") + F("output_tokens") + F("thoughts_tokens")
+_COUNTED = ~Q(deployment_id="") | Q(status="OK")  # a refused call was released: it used nothing
+_UNIT = {"requests": 0, "tokens": 1, "spend": 2}
+
+
+# ---- what the ledger knows
+
+
+async def rebuild(organization_id: str, asked: Sequence[tuple[LimitRule, float]]) -> list[int]:
+    """What was used of each rule since that time, by the ledger: keys.limits.seeding asks."""
+    return await asyncio.to_thread(used, organization_id, asked)
+
+
+def used(organization_id: str, asked: Sequence[tuple[LimitRule, float]]) -> list[int]:
+    """The same, for a thread of its own."""
+    known: dict[tuple[str, str, float], Sums] = {}
+    amounts: list[int] = []
+    with own_connection():
+        for rule, since in asked:
+            if rule.metric == "concurrent":
+                amounts.append(0)
+                continue
+            key = (rule.subject, rule.subject_id, since)
+            if key not in known:
+                known[key] = _sums(organization_id, rule, since)
+            unit = _UNIT[rule.metric]
+            amounts.append(sum(sums[unit] for model, sums in known[key].items() if policy.matches(rule.pattern, model)))
+    return amounts
+
+
+def _sums(organization_id: str, rule: LimitRule, since: float) -> Sums:
+    """Sliding windows from the records; calendar periods from the roll-ups, which outlive them."""
+    whose = Q(organization_id=organization_id)
+    if rule.subject != "organization":
+        whose &= Q(**{f"{rule.subject}_id": rule.subject_id})
+    found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    if rule.period in ("minute", "hour"):
+        _add(found, _recent(since).filter(whose), requests=None)
+    else:
+        for buckets in _buckets(since):
+            _add(found, buckets.filter(whose), requests="requests")
+    return {model: (sums[0], sums[1], sums[2]) for model, sums in found.items()}
+
+
+def _recent(since: float) -> QuerySet[RequestRecord]:
+    return RequestRecord.objects.filter(
+        id__gte=first_uuid7(int((since - SLACK) * 1000)), started_at__gte=datetime.fromtimestamp(since, UTC)
+    )
+
+
+def _buckets(since: float) -> list[QuerySet[UsageBucket]]:
+    """Whole days, and the quarters of an hour before the first of them. Midnight everywhere is on a quarter."""
+    days = UsageBucket.objects.filter(width=DAY)
+    if math.isinf(since):
+        return [days]
+    begins = datetime.fromtimestamp(since, UTC)
+    whole = begins.replace(hour=0, minute=0, second=0, microsecond=0)
+    if whole < begins:
+        whole += timedelta(days=1)
+    quarters = UsageBucket.objects.filter(width=QUARTER, start__gte=begins, start__lt=whole)
+    return [quarters, days.filter(start__gte=whole)]
+
+
+def _add(found: dict[str, list[int]], rows: QuerySet[Any], requests: str | None) -> None:
+    counted = rows.filter(_COUNTED).values("model").order_by()
+    summed = counted.annotate(
+        tokens=Sum(_TOKENS), spend=Sum("cost_nano"), calls=Sum(requests) if requests else Count("pk")
+    )
+    for row in summed:
+        sums = found[row["model"]]
+        for unit, name in enumerate(("calls", "tokens", "spend")):
+            sums[unit] += int(row[name] or 0)
+
+
+# ---- drift
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One limit's counter beside the ledger, in the limit's unit. drift: how much too much the counter has (or too
+    little), as far as that is certain."""
+
+    organization: str
+    rule: LimitRule
+    period: str
+    used: int
+    held: int
+    ledger: int
+    drift: int
+
+
+async def compare(
+    limiter: MemoryLimiter | RedisLimiter,
+    limited: reading.Limited,
+    *,
+    lag: float = LAG,
+    repair: bool = False,
+    only_upwards: bool = False,
+) -> list[Comparison]:
+    """Every calendar and lifetime limit of one organization. Raises StoreDown.
+
+    Sliding windows renew themselves within the hour, and calls under way are counted by their leases. Nothing is
+    mended while somebody else does it. only_upwards: the ledger may still hear of calls that a dead process left.
+    """
+    now = time.time()
+    whose, zone = limited.organization_id, limited.time_zone
+    places = [place(rule, now, zone) for rule in limited.rules]
+    places = [each for each in places if not each.width and each.metric != CONCURRENT]
+    if not places:
+        return []
+    rules = [each.rule for each in places]
+    asked = [(each.rule, each.since(now)) for each in places]
+    async with limiter.alone(whose) as alone:
+        before = await rebuild(whose, asked)
+        counted = await limiter.usage(rules, now, zone, whose)
+        await asyncio.sleep(lag)
+        after = await rebuild(whose, asked)
+        found = [
+            Comparison(
+                limited.organization, each.rule, each.span.name, used, held, known,
+                drift=used - known if used > known else min(0, used - earlier),
+            )
+            for each, (used, held), earlier, known in zip(places, counted, before, after, strict=True)
+        ]  # fmt: skip
+        if only_upwards:
+            found = [each if each.drift < 0 else replace(each, drift=0) for each in found]
+        if repair and alone and any(each.drift for each in found):
+            await limiter.correct(rules, [-each.drift for each in found], now, zone, whose)
+    return found
+
+
+class Reconciling:
+    """The background task of a process: compares when there is doubt."""
+
+    def __init__(self) -> None:
+        self.mended = 0  # counters, since the start
+        self._due: list[float] = []
+        self._wake = asyncio.Event()  # binds itself to the loop that waits for it
+        self._task: asyncio.Task[None] | None = None
+
+    def doubt(self) -> None:
+        """Counters may differ from the ledger: look soon, and again when late news has arrived."""
+        now = time.monotonic()
+        self._due = [now + delay for delay in AFTER_DOUBT]
+        self._wake.set()
+
+    async def open(self) -> None:
+        seeding.use(rebuild)
+        limits.current().on_doubt = self.doubt
+        self.doubt()  # the process before us may have left calls that only its spool knows
+        self._task = asyncio.create_task(self._run(), name="limits.reconciling")
+
+    async def close(self) -> None:
+        seeding.use(None)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            pause = max(0.0, self._due[0] - time.monotonic()) if self._due else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+                continue
+            self._due.pop(0)
+            try:
+                await self._mend(only_upwards=bool(self._due) or ledger.failures > 0)
+            except StoreDown:
+                continue  # its return raises doubt again
+            except Exception as error:
+                log.warning("Counters could not be compared with the ledger: %s", type(error).__name__)
+
+    async def _mend(self, *, only_upwards: bool) -> None:
+        for limited in await asyncio.to_thread(reading.limited):
+            for each in await compare(limits.current(), limited, repair=True, only_upwards=only_upwards):
+                if each.drift:
+                    self.mended += 1
+                    log.warning(
+                        "The counter of limit %s was corrected by %d: the ledger knows better.",
+                        each.rule.id,
+                        -each.drift,
+                    )
+
+
+reconciling = Reconciling()
+
+
+async def open() -> None:
+    await reconciling.open()
+
+
+async def close() -> None:
+    await reconciling.close()
