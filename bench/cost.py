@@ -73,7 +73,7 @@ def main() -> None:
         bare = stack.enter_context(process([sys.executable, "-m", "bench.relay", str(relay)], relay, variables))
         servers = {}
         if chosen.servers:
-            from tests import servers as real  # noqa: PLC0415 - only needed with --servers
+            from tests import servers as real
 
             started = real.Servers()
             stack.callback(started.stop)

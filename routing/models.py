@@ -29,7 +29,9 @@ class Connection(models.Model):
     credential_hint = models.CharField(max_length=60, blank=True, editable=False)
     credential_set_at = models.DateTimeField(null=True, blank=True, editable=False)
     allow_private = models.BooleanField(
-        "private addresses", default=False, help_text="Allow addresses in private networks (a model server in your own network)."
+        "private addresses",
+        default=False,
+        help_text="Allow addresses in private networks (a model server in your own network).",
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -54,7 +56,12 @@ class PublicModel(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     organization = models.ForeignKey(
-        Organization, models.CASCADE, null=True, blank=True, related_name="public_models", help_text="Empty: everyone's."
+        Organization,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="public_models",
+        help_text="Empty: everyone's.",
     )
     name = models.CharField(max_length=200)
     aliases = models.JSONField(default=list, blank=True, help_text="Other names that mean this model.")
@@ -63,7 +70,9 @@ class PublicModel(models.Model):
     input_token_limit = models.PositiveIntegerField(default=1_048_576, help_text="Tokens.")
     output_token_limit = models.PositiveIntegerField(default=65_536, help_text="Tokens.")
     strategy = models.CharField(max_length=12, choices=Strategy.choices, default=Strategy.LATENCY)
-    fallback_models = models.JSONField(default=list, blank=True, help_text="Models to try when every deployment is out.")
+    fallback_models = models.JSONField(
+        default=list, blank=True, help_text="Models to try when every deployment is out."
+    )
     retry_empty = models.BooleanField("retry empty answers", default=False)
     strict_fields = models.BooleanField(default=False, help_text="Refuse a call rather than leave out a field.")
     unpriced = models.CharField(
@@ -72,8 +81,12 @@ class PublicModel(models.Model):
         default="refuse",
         help_text="What to do when the price is not known.",
     )
-    first_byte_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds.")
-    idle_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds between chunks.")
+    first_byte_timeout = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds."
+    )
+    idle_timeout = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds between chunks."
+    )
     total_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds.")
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -99,18 +112,28 @@ class Deployment(models.Model):
     connection = models.ForeignKey(Connection, models.PROTECT, related_name="deployments")
     upstream_model = models.CharField(max_length=200)
     base_model = models.CharField(
-        max_length=200, blank=True, help_text="What it really is, when the upstream name does not tell (Azure). Prices and abilities follow it."
+        max_length=200,
+        blank=True,
+        help_text="What it really is, when the upstream name does not tell (Azure). Prices and abilities follow it.",
     )
     options = models.JSONField(default=dict, blank=True)
-    capabilities = models.JSONField(default=dict, blank=True, help_text="What differs from the shipped table for this model.")
+    capabilities = models.JSONField(
+        default=dict, blank=True, help_text="What differs from the shipped table for this model."
+    )
     weight = models.PositiveIntegerField(default=1)
     priority = models.PositiveIntegerField(default=0, help_text="Lower is tried first.")
     requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
     tokens_per_minute = models.PositiveIntegerField(null=True, blank=True)
     max_parallel = models.PositiveIntegerField(null=True, blank=True)
-    connect_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds.")
-    first_byte_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds.")
-    idle_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds between chunks.")
+    connect_timeout = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds."
+    )
+    first_byte_timeout = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds."
+    )
+    idle_timeout = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds between chunks."
+    )
     total_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)], help_text="Seconds.")
     exact_token_count = models.BooleanField(default=False, help_text="Ask the vendor when a client counts tokens.")
     enabled = models.BooleanField(default=True)

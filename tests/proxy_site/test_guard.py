@@ -40,7 +40,7 @@ async def served(app: Any) -> AsyncIterator[int]:
     config = uvicorn.Config(app, port=0, http=Impatient, loop="none", lifespan="off", log_config=None, ws="none")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
         await asyncio.sleep(0)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -68,7 +68,7 @@ Everything is kept in {data}. Press Ctrl-C to stop.
 
 class Command(BaseCommand):
     help = "Run everything on loopback with a demo upstream, a seeded organization, key and history."
-    requires_system_checks: ClassVar[list[str]] = []
+    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, default=settings.GATEHOUSE.port)

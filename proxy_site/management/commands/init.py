@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
@@ -24,7 +24,7 @@ MAKE = {
 
 class Command(BaseCommand):
     help = "Write missing secrets, migrate, and create the first administrator. Safe to repeat."
-    requires_system_checks: ClassVar[list[str]] = []
+    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         made = write_missing_secrets(settings.DATA_DIR)
