@@ -95,6 +95,7 @@ class LimitInline(ScopedInline):
     model = Limit
     form = LimitForm
     fields = ("metric", "amount", "period", "pattern", "hard")
+    hide_title = True
     verbose_name = "limit"
     verbose_name_plural = "limits"
 
@@ -216,10 +217,15 @@ class TeamAdmin(ScopedAdmin):
 
 
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
-    """A member is named by mail address: whoever is not known yet is made, and gets a password by an invitation."""
+    """A member is named by mail address. Whoever is not known yet is made, without a password: see People."""
 
     principal: Principal
-    email = forms.EmailField(label="Mail address", widget=UnfoldAdminEmailInputWidget, required=False)
+    email = forms.EmailField(
+        label="Mail address",
+        widget=UnfoldAdminEmailInputWidget,
+        required=False,
+        help_text="Somebody new gets their first password from a platform admin, under People.",
+    )
 
     class Meta:
         model = Membership
@@ -505,6 +511,7 @@ class SecretsInline(ScopedInline):
 
     model = KeySecret
     fields = readonly_fields = ("hint", "made", "used", "ends")
+    hide_title = True
     verbose_name_plural = "secrets"
     can_delete = False
 
@@ -630,8 +637,8 @@ class VirtualKeyAdmin(ScopedAdmin):
     search_help_text = "Name, the last characters of a secret, owner or team"
     ordering = ("-created_at",)
     actions = ("disable_selected", "enable_selected")
-    actions_row = ("rotate", "toggle", "revoke")
-    actions_detail = ("rotate", "toggle", "revoke")
+    actions_row = ("use", "requests", "rotate", "toggle", "revoke")
+    actions_detail = ("use", "requests", "rotate", "toggle", "revoke")
     more = (
         "owner", "expires_at", "denied_models", "scopes", "networks", "tags", "strict_fields", "log_bodies", "outage_policy",
     )  # fmt: skip
@@ -736,6 +743,15 @@ class VirtualKeyAdmin(ScopedAdmin):
         return once.hand_over(request, response, str(key.pk), secret)
 
     # What can be done to one
+
+    @action(description="How to use it", icon="integration_instructions", permissions=["view"])
+    def use(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return HttpResponseRedirect(reverse("admin:key_secret", args=[self.visible(request, object_id).pk]))
+
+    @action(description="Requests", icon="receipt_long", permissions=["view"])
+    def requests(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self.visible(request, object_id)
+        return HttpResponseRedirect(f"{reverse('admin:usage_requestrecord_changelist')}?key={key.pk}")
 
     @action(description="Rotate the secret", icon="autorenew", permissions=["change"])
     def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -186,7 +186,7 @@ class ConnectionAdmin(ScopedAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         own = () if self.principal(request).is_platform_admin else ("allow_private",)
-        return (*own, "kind_label", "credential_shown", "organization") if obj else own
+        return (*own, "kind_label", "credential_shown", "whose") if obj else own
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         kind = self._kind(request, obj)
@@ -196,7 +196,7 @@ class ConnectionAdmin(ScopedAdmin):
         options = tuple(f"option_{option.name}" for option in backend.options)
         parts = tuple(f"credential_{part.name}" for part in backend.credential_fields)
         shown = ("credential_shown",) if obj else ()
-        first = ("name", "organization", *(("kind_label",) if obj else ()), "base_url", *options, "enabled")
+        first = ("name", *(("whose", "kind_label") if obj else ("organization",)), "base_url", *options, "enabled")
         return (
             (None, {"fields": first}),
             ("Credential", {"fields": (*shown, *parts), "description": self._credential_words(backend, obj)}),
@@ -282,6 +282,10 @@ class ConnectionAdmin(ScopedAdmin):
     def kind_label(self, row: Connection) -> str:
         return BACKENDS[row.kind].label if row.kind in BACKENDS else f"{row.kind} (not installed)"
 
+    @display(description="Organization")
+    def whose(self, row: Connection) -> str:
+        return row.organization.name if row.organization else "everyone's"
+
     @display(description="Credential")
     def credential(self, row: Connection) -> str:
         if not row.sealed_credential:
@@ -318,12 +322,20 @@ class DeploymentForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
 class DeploymentInline(ScopedInline):
     model = Deployment
     form = DeploymentForm
-    fields = ("connection", "upstream_model", "priority", "weight", "enabled")
-    show_change_link = True
+    fields = ("connection", "upstream_model", "priority", "weight", "enabled", "more")
+    readonly_fields = ("more",)
+    hide_title = True
     verbose_name_plural = "deployments: who answers, lowest priority first"
 
     def choices_for(self, db_field: Any, request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:
         return self.principal(request).scope(chosen, rank=ADMIN)
+
+    @admin.display(description="Time-outs, limits")
+    def more(self, row: Deployment) -> str:
+        if row._state.adding:
+            return ""
+        url = reverse("admin:routing_deployment_change", args=[row.pk])
+        return format_html('<a class="gh-link" href="{}">{}</a>', url, "Settings and test")
 
 
 class PublicModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
@@ -358,8 +370,7 @@ class PublicModelAdmin(ScopedAdmin):
     list_select_related = ("organization",)
     search_fields = ("name", "display_name")
     inlines = (DeploymentInline,)
-    fieldsets = (
-        (None, {"fields": ("name", "organization", "aliases", "strategy", "enabled")}),
+    more = (
         (
             "What the models list tells",
             {
@@ -395,7 +406,11 @@ class PublicModelAdmin(ScopedAdmin):
         return type("BoundModelForm", (made,), {"principal": self.principal(request)})
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        return ("organization",) if obj else ()
+        return ("owner",) if obj else ()
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        first = ("name", "owner" if obj else "organization", "aliases", "strategy", "enabled")
+        return ((None, {"fields": first}), *self.more)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         """Everyone's models are seen by all, their deployments by platform admins alone."""
