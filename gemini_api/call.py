@@ -13,6 +13,7 @@ from gemini_api.errors import GeminiError
 from gemini_api.told import caller_refused
 from keys.context import KeyContext
 from keys.middleware import KeyedRequest
+from lib import metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def read_call(given: HttpRequest, action: str, model: str = "", *, stream: bool 
     request = cast(KeyedRequest, given)
     caller = request.caller
     if caller.context is None:
+        metrics.REFUSED.labels(caller.problem).inc()
         raise caller_refused(caller)
     meta = request.META
     return Call(

@@ -7,6 +7,7 @@ Order: the environment, then NAME_FILE (a mounted secret), then secrets.env in t
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,15 @@ def given(name: str) -> str | None:
 def inherited() -> dict[str, str]:
     """This process's environment, for a child that shall have the same one."""
     return dict(os.environ)
+
+
+def metrics_directory() -> str:
+    """Where several workers keep their metrics; "" when there is only one."""
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+
+
+def share_metrics(directory: Path) -> None:
+    """Before workers start: one directory for the metrics of all of them, empty."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.conf import settings
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lib import json
-from proxy_site import lifespan
+from lib import metrics as numbers
+from proxy_site import env, lifespan
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -48,7 +49,8 @@ async def metrics(scope: dict[str, Any], receive: Any, send: Send) -> None:
     if not allowed:
         await respond(send, 403, b'{"status":"forbidden"}')
         return
-    await respond(send, 200, generate_latest(), CONTENT_TYPE_LATEST)
+    body, content_type = await asyncio.to_thread(numbers.text, env.metrics_directory())
+    await respond(send, 200, body, content_type)
 
 
 PATHS = {

@@ -16,7 +16,7 @@ from django.db import DatabaseError, connection
 
 from gemini_api import tokens
 from keys import limits, lookup, notices
-from lib import bus
+from lib import bus, metrics
 from lib.store import store
 from routing import loading, scores_memory, scores_redis, upstream
 from routing.catalog import DeploymentEntry
@@ -86,6 +86,12 @@ async def run(receive: Any, send: Any) -> None:
 
 async def start() -> None:
     global _open
+    metrics.measure(
+        flight.in_flight,
+        lambda: spool.current().waiting_bytes(),
+        lambda: not settings.REDIS_URL or store.available,
+        lambda: ledger.ledger.failures == 0,
+    )
     for name, step, _ in PARTS:
         try:
             await step()

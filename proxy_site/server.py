@@ -5,6 +5,7 @@ from __future__ import annotations
 import uvicorn
 from django.conf import settings
 
+from proxy_site.env import share_metrics
 from proxy_site.guard import GuardedProtocol, Patience
 
 
@@ -22,6 +23,8 @@ class Protocol(GuardedProtocol):
 def run(host: str, port: int, workers: int) -> None:
     """Serve until told to stop. Blocks."""
     env = settings.GATEHOUSE
+    if workers > 1:
+        share_metrics(settings.DATA_DIR / "metrics")
     uvicorn.run(
         "proxy_site.asgi:application",
         host=host,

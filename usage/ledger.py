@@ -178,8 +178,10 @@ def record(rows: list[records.Row]) -> int:
     """Insert the calls that are new and add them to the roll-ups, in one transaction; how many were new."""
     with transaction.atomic():
         new = records.insert_new(rows)
+        buckets = rollups.collect(new) if new else {}
         if new:
-            rollups.upsert(rollups.collect(new))
+            rollups.upsert(buckets)
+    rollups.count(buckets)
     return len(new)
 
 

@@ -9,7 +9,7 @@ processes that upsert the same buckets then wait for each other instead of dead-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from operator import itemgetter
@@ -17,7 +17,7 @@ from typing import Any
 
 from django.db import connection
 
-from lib import json
+from lib import json, metrics
 from usage import histogram
 from usage.records import AT, Row
 
@@ -57,6 +57,23 @@ class Bucket:
         self.sums = [mine + theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
         self.ttft = histogram.merge((self.ttft, other.ttft))
         self.total = histogram.merge((self.total, other.total))
+
+
+def count(buckets: Mapping[BucketKey, Bucket]) -> None:
+    """Add what was recorded to this process's metrics, by the minute buckets alone."""
+    for (width, _start, *key), bucket in buckets.items():
+        if width != MINUTE:
+            continue
+        named = dict(zip(KEY, key, strict=True))
+        model, backend = named["model"], dict(zip(NAMES, bucket.names, strict=True))["backend"]
+        sums = dict(zip(SUMS, bucket.sums, strict=True))
+        metrics.CALLS.labels(named["action"], model, backend, named["status"]).inc(sums["requests"])
+        metrics.DURATION.labels(named["action"], model, backend).inc(sums["total_ms"])
+        metrics.SPEND.labels(model, backend).inc(sums["cost_nano"])
+        metrics.FIRST_TOKEN.labels(model, backend).inc(sums["ttft_ms"])
+        metrics.STREAMS.labels(model, backend).inc(sums["ttft_count"])
+        for kind in TOKENS:
+            metrics.TOKENS.labels(model, backend, kind.removesuffix("_tokens")).inc(sums[kind])
 
 
 def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:

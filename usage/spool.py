@@ -136,6 +136,10 @@ class Spool:
         self.healthy = True
         directory.mkdir(parents=True, exist_ok=True)
 
+    def waiting_bytes(self) -> int:
+        """Bytes that the ledger has not taken yet."""
+        return sum(segment.size - segment.read for segment in list(self.segments))
+
     def append(self, kind: bytes, payload: bytes) -> None:
         """One line, one write. Raises SpoolFull."""
         line = encode(kind, payload)
