@@ -19,6 +19,7 @@ class Reading:
     estimated: bool = False  # the upstream told no usage: a translator counted
     finish_reason: str = ""
     size: int = 0  # UTF-8 bytes of text, thoughts and calls
+    continuation: str = ""  # the token that a following request goes on with
     last: list[bytes] = field(default_factory=list)
 
 
@@ -39,6 +40,8 @@ def read(chunk: Json, reading: Reading) -> int:
     for candidate in chunk.get("candidates", ()):
         if reason := candidate.get("finishReason"):
             reading.finish_reason = reason
+            if reason == "CONTINUATION":
+                reading.continuation = str(chunk.get("continuationToken") or "")
         for part in candidate.get("content", {}).get("parts", ()):
             if text := part.get("text"):
                 size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

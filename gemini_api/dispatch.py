@@ -12,7 +12,7 @@ from contextlib import aclosing, contextmanager
 
 from django.http import HttpResponse
 
-from gemini_api import admission, exchange
+from gemini_api import admission, continuation, exchange
 from gemini_api.answers import Reading
 from gemini_api.call import Call
 from gemini_api.output import ARRAY, EVENTS, Framing, StreamedAnswer, json_response
@@ -126,6 +126,8 @@ def finished(flight: Flight, attempt: Attempt, reading: Reading) -> None:
     """The answer is complete: recorded before its last bytes leave. Raises EmptyAnswer when another try is due."""
     if not reading.size:
         attempt.empty()
+    if reading.continuation:
+        continuation.remember(reading.continuation, attempt.deployment.id)
     attempt.answered(tokens=reading.tokens.total if reading.tokens else 0)
     if reading.tokens is not None:
         flight.saw(reading.tokens)

@@ -9,9 +9,10 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from gemini_api import signatures, tokens, wire
+from gemini_api import continuation, refused, signatures, tokens, wire
 from gemini_api.call import Call
 from gemini_api.errors import InvalidArgument
 from gemini_api.translators import TRANSLATORS
@@ -29,9 +30,6 @@ ASIDE = 1024 * 1024  # bytes from which on parsing leaves the event loop
 SEALED = b'"R1dT'  # how the base64 of our envelope's magic begins, as a JSON string
 SIGNATURE = re.compile(rb'"(R1dT[A-Za-z0-9+/_=-]+)"')
 PREFIX = 4096  # bytes of a body that stand for a conversation, when an upstream may have its beginning cached
-
-# Parameters that a deployment's upstream once refused and a retry without proved dispensable: version -> names.
-_refused: dict[str, frozenset[str]] = {}
 
 
 class Question:
@@ -53,6 +51,7 @@ class Question:
             organization_id=call.key.organization_id,
             affinity_key=affinity(call),
             scope=newest_scope(call),
+            pinned=continuation.made_by(body),
             started=call.started,
             catalog=loading.current(),
             allows=lambda name: policy.allows_model(call.key, name),
@@ -70,21 +69,37 @@ class Question:
         translator = TRANSLATORS[deployment.language]
         target = target_of(deployment, self.call, self.model)
         unchanged = getattr(translator, "request_bytes", None)
-        if unchanged is not None and sealed:
-            letter: Letter = unchanged(self.call.body, self.body, target)
+        if not sealed:
+            letter = translator.request(without_signatures(self.normal), replace(target, signed_anew=True))
+        elif unchanged is not None:
+            letter = unchanged(self.call.body, self.body, target)
         else:
-            letter = translator.request(self.normal if sealed else without_signatures(self.normal), target)
+            letter = translator.request(self.normal, target)
         letter.memo.prompt_tokens = self.prompt_tokens
-        return without_refused(letter, deployment)
+        return without_refused(letter, deployment, strict=target.strict)
 
     def second_letter(self, deployment: DeploymentEntry, first: Letter, error: UpstreamError) -> Letter | None:
-        """What to send instead, once, when the upstream refused something that may be left out; None: nothing."""
+        """What to send instead, once, when the upstream refused something that may be left out; None: nothing.
+
+        Raises InvalidArgument when it may not, because key or model are strict.
+        """
         if error.drop_field == "thoughtSignature":
-            return self.letter(deployment, sealed=False)
-        if error.drop_field and isinstance(first.payload, dict) and error.drop_field in first.payload:
-            _refused[deployment.version] = _refused.get(deployment.version, frozenset()) | {error.drop_field}
-            return without_refused(first, deployment)
-        return None
+            second = self.letter(deployment, sealed=False)
+            return second if second.payload != self.written(deployment, first) else None
+        if isinstance(first.payload, bytes) or refused.without(first.payload, error.drop_field) is None:
+            return None
+        refused.note(deployment.version, error.drop_field)
+        return without_refused(first, deployment, strict=target_of(deployment, self.call, self.model).strict)
+
+    def written(self, deployment: DeploymentEntry, letter: Letter) -> Json:
+        """A letter's payload as an object, also where it went out as the client's own bytes."""
+        if not isinstance(letter.payload, bytes):
+            return letter.payload
+        payload = (
+            TRANSLATORS[deployment.language].request(self.normal, target_of(deployment, self.call, self.model)).payload
+        )
+        assert not isinstance(payload, bytes)
+        return payload
 
 
 async def read_question(call: Call, model: ModelEntry) -> Question:
@@ -131,13 +146,24 @@ def capabilities_of(deployment: DeploymentEntry) -> Mapping[str, Any]:
     return {**shipped, **deployment.capabilities} if shipped else deployment.capabilities
 
 
-def without_refused(letter: Letter, deployment: DeploymentEntry) -> Letter:
-    names = _refused.get(deployment.version)
-    if not names or not isinstance(letter.payload, dict) or not names & letter.payload.keys():
+def without_refused(letter: Letter, deployment: DeploymentEntry, *, strict: bool) -> Letter:
+    """The letter without what this deployment is known to refuse: a loss like any other (in `DISPENSABLE`)."""
+    names = refused.known(deployment.version)
+    if not names or isinstance(letter.payload, bytes):
         return letter
-    left = {name: value for name, value in letter.payload.items() if name not in names}
-    dropped = (*letter.dropped, *sorted(names & letter.payload.keys()))
-    return Letter(payload=left, memo=letter.memo, dropped=dropped, sealed=letter.sealed)
+    fields: Mapping[str, str] = getattr(TRANSLATORS[deployment.language], "DISPENSABLE", {})
+    payload, dropped = letter.payload, dict.fromkeys(letter.dropped)
+    for name in names:
+        left = refused.without(payload, name)
+        if left is None:
+            continue
+        payload = left
+        field = fields.get(name)
+        if field and strict:
+            raise InvalidArgument(f"Unsupported field '{field}'. This model does not take it.", field=field)
+        if field:
+            dropped[field] = None
+    return letter if payload is letter.payload else replace(letter, payload=payload, dropped=tuple(dropped))
 
 
 def without_signatures(body: Json) -> Json:

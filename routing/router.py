@@ -63,7 +63,8 @@ class Hints:
     """What the router may know of a call. deadline and started are seconds of time.monotonic().
 
     affinity_key: a hash of the part of the prompt that stays the same within a conversation. scope: the credential
-    scope (Endpoint.scope) that made the opaque tokens in the prompt. allows: may the key use this fallback model?
+    scope (Endpoint.scope) that made the opaque tokens in the prompt. pinned: id of the deployment whose answer this call
+    continues: nobody else can. allows: may the key use this fallback model?
     catalog: where fallback models are found; without it there are none. notes: the waterfall, written by the router.
     """
 
@@ -75,6 +76,7 @@ class Hints:
     organization_id: str = ""
     affinity_key: str = ""
     scope: str = ""
+    pinned: str = ""
     catalog: Catalog | None = None
     allows: Callable[[str], bool] = everything
     started: float = field(default_factory=time.monotonic)
@@ -176,6 +178,8 @@ class Route:
         candidates = self._candidates(plan)
         if not candidates:
             return None
+        if (pinned := self._pinned(plan)) is not None:
+            return Attempt(self, pinned, plan, "made the answer that goes on here", probe=pinned.breaker.trial)
         for score in candidates:
             if score.breaker.trial:
                 return Attempt(self, score, plan, "probe", probe=True)
@@ -219,6 +223,15 @@ class Route:
         if self.proven_since is not None and score.last_success < self.proven_since:
             return "no time left to find out whether it answers"
         return ""
+
+    def _pinned(self, plan: Plan) -> Score | None:
+        """The deployment whose answer this call continues, whatever its tier, if it is usable."""
+        if not self.hints.pinned:
+            return None
+        for score in plan.scores:
+            if score.entry.id == self.hints.pinned and score.entry.id not in self.tried and not self._out(score):
+                return score
+        return None
 
     def _own_scope(self, plan: Plan) -> Score | None:
         """A usable deployment that can read the opaque tokens of this call, whatever its tier."""

@@ -507,6 +507,9 @@ _WORDS: dict[str, Kind] = {
 }
 
 
+DISPENSABLE = claude.SAMPLING
+
+
 def error(refusal: UpstreamRefusal, memo: Memo) -> UpstreamError | Json:
     if aws.is_ours(refusal):
         return _refined(aws.understood(refusal), errors.read(refusal.body).message)

@@ -16,6 +16,9 @@ A translator module has
                                                        UpstreamError("cut") when there was no proper end
         ended: bool                                    True once nothing more is needed from the upstream (a
                                                        stop sequence was found here): the caller may hang up
+    DISPENSABLE: Mapping[str, str]                     optional: parameters (dotted, in the vendor's words) that a second
+                                                       try may leave out -> the client's field that is lost with it,
+                                                       "" when nothing is; what `UpstreamError.drop_field` may say
     def embed_request(requests: list[Json], target: Target) -> Letter          optional
     def embed_response(answer: Json, memo: Memo) -> list[list[float]]          optional
     def count_request(body: Json, target: Target) -> Letter                    optional: the vendor's own counter
@@ -55,6 +58,7 @@ class Target:
     nothing), the upstream model when not set. capabilities: the deployment's own overrides of the shipped table.
     scope: short hash of the credential's scope; tenant: organization id; both go into the signature envelope.
     strict: every loss becomes an InvalidArgument that names the field.
+    signed_anew: a second try after signatures were refused: they are gone, and calls get the dummy where there is one.
     options: the connection's options (api, publisher, ...).
     """
 
@@ -66,6 +70,7 @@ class Target:
     scope: str = ""
     tenant: str = ""
     strict: bool = False
+    signed_anew: bool = False
 
 
 @dataclass(slots=True)

@@ -599,12 +599,22 @@ _PLAIN = frozenset({"end_turn", "stop_sequence", "tool_use", "max_tokens"})
 # --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
+# A sampling parameter of Claude -> where it stands in this language.
+_PLACES = {
+    "temperature": "inferenceConfig.temperature",
+    "top_p": "inferenceConfig.topP",
+    "top_k": "additionalModelRequestFields.top_k",
+}
+DISPENSABLE = {_PLACES[name]: field for name, field in claude.SAMPLING.items()}
+_QUOTES = "The model returned the following errors: "  # and then the model's own words
+
+
 def error(refusal: UpstreamRefusal, memo: Memo) -> UpstreamError | Json:
     understood = aws.understood(refusal)
     message = errors.read(refusal.body).message
     if understood.kind == "invalid":
         if errors.is_about_room(message):
             return replace(understood, kind="too_long", message=errors.TOO_LONG)
-        if claude.blames_reasoning(message):
-            understood.drop_field = "thoughtSignature"
+        named = claude.droppable(message.removeprefix(_QUOTES))
+        understood.drop_field = _PLACES.get(named, named)
     return understood

@@ -65,20 +65,18 @@ _ROOM_WORDS = re.compile(
     r"(?i)maximum context length|context window|context_length|too many (?:input )?tokens|prompt is too long"
 )
 _UNSUPPORTED = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
-# Fields here whose loss is a hint lost (class W): a retry without one is fair.
-_DISPENSABLE = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "presence_penalty",
-        "frequency_penalty",
-        "reasoning_effort",
-        "stream_options",
-    }
-)
-_FIELD_IN_MESSAGE = re.compile(r"['\"`](\w+)['\"`]")
+# Fields here whose loss is a hint lost (class W), and what the client calls them: a retry without one is fair.
+DISPENSABLE = {
+    "temperature": "generationConfig.temperature",
+    "top_p": "generationConfig.topP",
+    "top_k": "generationConfig.topK",
+    "seed": "generationConfig.seed",
+    "presence_penalty": "generationConfig.presencePenalty",
+    "frequency_penalty": "generationConfig.frequencyPenalty",
+    "reasoning_effort": "generationConfig.thinkingConfig",
+    "stream_options": "",
+}
+_FIELD_IN_MESSAGE = re.compile(r"['\"`]([\w.]+)['\"`]")
 
 
 # --- The request ------------------------------------------------------------------------------------------------------
@@ -676,8 +674,7 @@ def _in_context(error: UpstreamError, body: ErrorBody) -> UpstreamError:
         error.drop_field = "thoughtSignature"
     elif body.code in _UNSUPPORTED or body.message.startswith(("Unsupported parameter", "Unsupported value")):
         named = body.param or next(iter(_FIELD_IN_MESSAGE.findall(body.message)), "")
-        if named.partition(".")[0] in _DISPENSABLE:
-            error.drop_field = named.partition(".")[0]
+        error.drop_field = errors.dispensable(named, DISPENSABLE)
     return error
 
 

@@ -134,6 +134,12 @@ def reader(body: Json, family: str, target: Target, scope: str | None) -> Callab
 _BLAMES_REASONING = re.compile(
     r"(?i)thinking`? blocks?\b|expected `?thinking|reasoning ?content|thinking.{0,40}\bprefix"
 )
+# What some of Claude's models refuse -> the client's name for it.
+SAMPLING = {
+    "temperature": "generationConfig.temperature",
+    "top_p": "generationConfig.topP",
+    "top_k": "generationConfig.topK",
+}
 _BLAMES_SAMPLING = re.compile(r"(?i)^`?(temperature|top_p|top_k)`?\b.{0,80}(not permitted|deprecated|not supported)")
 
 

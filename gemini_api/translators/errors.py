@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -117,6 +117,12 @@ def of_kind(
         request_id=request_id[:100],
         drop_field=drop_field,
     )
+
+
+def dispensable(named: str, table: Collection[str]) -> str:
+    """The parameter that a refusal names, or the one it is a part of, if it is in `table`; else an empty string."""
+    whole = named.partition(".")[0]
+    return named if named in table else whole if whole in table else ""
 
 
 def guarded(read: Callable[P, T]) -> Callable[P, T]:

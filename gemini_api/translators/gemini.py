@@ -55,7 +55,6 @@ ERROR_WORDS: dict[str, Kind] = {
     "DEADLINE_EXCEEDED": "timeout",
     "UNAVAILABLE": "unavailable",
     "INTERNAL": "server",
-    "UNKNOWN": "server",
     "ABORTED": "conflict",
     "CANCELLED": "unavailable",
 }
@@ -195,7 +194,7 @@ def _adapted(body: Json, target: Target) -> tuple[Letter, bool]:
     """The letter, and whether it says anything else than the normalised request does."""
     caps = capabilities.of("gemini", target)
     losses = Losses(target, BACKEND)
-    editor = _Editor(body, losses)
+    editor = _Editor(body, losses, anew=target.signed_anew)
     vertex = _is_vertex(caps, target)
     editor.platform(DEVELOPER_ONLY if vertex else VERTEX_ONLY, vertex=vertex)
     editor.thinking(caps)
@@ -207,10 +206,11 @@ def _adapted(body: Json, target: Target) -> tuple[Letter, bool]:
 class _Editor:
     """Copies what it changes, on the way from the root to the change, and nothing else."""
 
-    def __init__(self, body: Json, losses: Losses) -> None:
+    def __init__(self, body: Json, losses: Losses, *, anew: bool) -> None:
         self.body = body
         self.changed = False
         self._losses = losses
+        self._anew = anew
 
     def platform(self, foreign: dict[str, frozenset[str]], *, vertex: bool) -> None:
         for name in (_DEVELOPER_BOOKKEEPING if vertex else _VERTEX_BOOKKEEPING) & self.body.keys():
@@ -266,12 +266,13 @@ class _Editor:
     def contents(self, caps: Row, *, vertex: bool) -> bool:
         """Signatures that Gemini can read, and parts that the platform knows. Returns whether any is signed."""
         contents: list[Json] = self.body.get("contents", [])
-        current = _current_turn(contents)
+        current = 0 if self._anew else _current_turn(contents)
+        signs = self._anew or caps["signatures"]
         sealed = False
         edited = []
         for number, content in enumerate(contents):
             parts = [left for part in content["parts"] if (left := self._part(part, vertex=vertex)) is not None]
-            if caps["signatures"] and number >= current and content["role"] == "model":
+            if signs and number >= current and content["role"] == "model":
                 parts = _signed(parts)
             sealed = sealed or any("thoughtSignature" in part for part in parts)
             same = len(parts) == len(content["parts"]) and all(

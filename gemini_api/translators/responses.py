@@ -27,6 +27,7 @@ from routing.framing import Frame
 
 # The same account serves embeddings, and in one way.
 __all__ = [
+    "DISPENSABLE",
     "Stream",
     "count_request",
     "count_response",
@@ -558,8 +559,15 @@ _BLOCKED = {
     "cyber_policy": "PROHIBITED_CONTENT",
     "misalignment_policy_violation": "PROHIBITED_CONTENT",
 }
-# Parameters that may be left out when a model refuses them; a retry without them is fair.
-_OPTIONAL = frozenset({"temperature", "top_p", "reasoning", "include", "top_logprobs"})
+# Parameters that may be left out when a model refuses them, and what the client calls them: a retry without is fair.
+DISPENSABLE = {
+    "temperature": "generationConfig.temperature",
+    "top_p": "generationConfig.topP",
+    "reasoning": "generationConfig.thinkingConfig",
+    "reasoning.effort": "generationConfig.thinkingConfig",
+    "reasoning.summary": "generationConfig.thinkingConfig.includeThoughts",
+    "include": "",
+}
 _NOT_THIS_ONE = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 
 
@@ -593,11 +601,8 @@ def _droppable(said: errors.ErrorBody) -> str:
     """What a second try may leave out after this refusal."""
     if said.code == "invalid_encrypted_content" or "encrypted content" in said.message.lower():
         return "thoughtSignature"
-    name = said.param.partition(".")[0]
-    if name not in _OPTIONAL:
-        return ""
     unverified = said.param == "reasoning.summary"  # summaries can need a verified organisation
-    return name if unverified or said.code in _NOT_THIS_ONE else ""
+    return errors.dispensable(said.param, DISPENSABLE) if unverified or said.code in _NOT_THIS_ONE else ""
 
 
 def _is_block(said: errors.ErrorBody) -> bool:

@@ -393,6 +393,13 @@ def test_a_stream_without_its_end_was_cut() -> None:
         (400, "ValidationException", "The provided model identifier is invalid.", "not_found", ""),
         (400, "ValidationException", "Invocation with on-demand throughput isn’t supported.", "not_found", ""),
         (400, "ValidationException", "User messages cannot contain reasoning content.", "invalid", "thoughtSignature"),
+        (
+            400,
+            "ValidationException",
+            "The model returned the following errors: `temperature` is deprecated for this model.",
+            "invalid",
+            "inferenceConfig.temperature",
+        ),
         (403, "AccessDeniedException", "x", "credential", ""),
         (403, "ExpiredTokenException", "x", "credential", ""),
         (403, "InvalidSignatureException", "x", "credential", ""),
