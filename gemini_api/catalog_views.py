@@ -78,6 +78,6 @@ def page_size(text: str) -> int:
 
 def read_token(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token).decode()
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise InvalidArgument("The page token is not one of ours.", field="page_token") from None

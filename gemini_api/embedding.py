@@ -30,7 +30,8 @@ async def embed(call: Call) -> HttpResponse:
     flight = opened(call)
     with closing(flight):
         model = permitted(call)
-        requests = wire.normalise_embed(await read_body(call), batch=call.action == "batchEmbedContents")
+        batch = call.action == "batchEmbedContents"
+        requests = wire.normalise_embed(await read_body(call), batch=batch, model=call.requested)
         question = Question(call, model, {"requests": requests})
         await admission.admit(question, flight)
         question.hints.action = "embed"

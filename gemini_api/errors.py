@@ -86,7 +86,13 @@ class NotFound(GeminiError):
 
 
 class MethodNotAllowed(GeminiError):
+    """`allowed`: the verb that is right, as RFC 9110 wants it told."""
+
     code, status = 405, "INVALID_ARGUMENT"
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message)
+        self.answer_headers = {"Allow": allowed}
 
 
 class Aborted(GeminiError):

@@ -52,9 +52,13 @@ async def get_model(request: HttpRequest, model: str) -> HttpResponse:
     return catalog_views.get_model(read_call(request, "getModel", model))
 
 
-async def wrong_verb(request: HttpRequest) -> HttpResponse:
+async def wrong_verb(request: HttpRequest, *, allowed: str = "GET") -> HttpResponse:
     """The right path with the wrong verb."""
-    raise MethodNotAllowed(f"{request.method} is not supported for {request.path}.")
+    raise MethodNotAllowed(f"{request.method} is not supported for {request.path}.", allowed=allowed)
+
+
+async def wrong_verb_on_action(request: HttpRequest, model: str) -> HttpResponse:
+    return await wrong_verb(request, allowed="POST")
 
 
 async def wrong_verb_on_model(request: HttpRequest, model: str) -> HttpResponse:
@@ -87,7 +91,7 @@ def router() -> Router:
         routes.api_operation([each for each in VERBS if each != verb], path)(otherwise)
 
     for ending, view in METHODS.items():
-        route("POST", "/models/{path:model}" + ending, view, wrong_verb_on_model)
+        route("POST", "/models/{path:model}" + ending, view, wrong_verb_on_action)
     route("GET", "/models", list_models, wrong_verb)
     route("GET", "/models/{path:model}", get_model, wrong_verb_on_model)
     return routes

@@ -28,6 +28,7 @@ from gemini_api.errors import GeminiError, InvalidArgument, TooLarge, Unavailabl
 from gemini_api.output import StreamedAnswer, error_response
 from keys import lookup, secrets
 from keys.context import Caller
+from lib.ids import uuid7
 
 logger = logging.getLogger("gatehouse.door")
 Scope = dict[str, Any]
@@ -178,6 +179,8 @@ async def read_body(scope: Scope, receive: Any, cap: int) -> bytes:
 async def answer(response: HttpResponseBase, send: Any) -> None:
     assert isinstance(response, HttpResponse)
     content = response.content
+    if not response.has_header("x-request-id"):  # refused before it became a call: still something to ask us about
+        response.headers["x-request-id"] = str(uuid7())
     head = head_of(response)
     head.append((b"content-length", str(len(content)).encode()))
     await send({"type": "http.response.start", "status": response.status_code, "headers": head})
