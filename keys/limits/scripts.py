@@ -40,11 +40,8 @@ local function read(plan, tokens, spend)
     return rules
 end
 
--- Forget the sub-windows that have left the window.
-local function slide(rule, now)
-    local first = math.floor(now / rule.width) - rule.slots
-    local oldest = redis.call('HGET', rule.key, 'o')
-    if oldest and tonumber(oldest) >= first then return end
+-- Forget the sub-windows that have left the window, up to the first one that counts.
+local function slide(rule, first)
     local fields = redis.call('HGETALL', rule.key)
     for at = 1, #fields, 2 do
         local kind, number = string.match(fields[at], '^([bk])(%d+)$')
@@ -55,12 +52,21 @@ local function slide(rule, now)
     end
     redis.call('HSET', rule.key, 'o', text(first))
     redis.call('PEXPIRE', rule.key, KEEP_WINDOW)
+    rule.oldest = first
 end
 
 -- Whether the counter has begun, what is used and held in it, and what is held alone.
 local function standing(rule, now)
-    if rule.width then slide(rule, now) end
-    local found = redis.call('HMGET', rule.key, 'i', 't' .. rule.suffix, 'h' .. rule.suffix)
+    local fields = {'i', 't' .. rule.suffix, 'h' .. rule.suffix, 'o'}
+    local found = redis.call('HMGET', rule.key, unpack(fields))
+    if rule.width then
+        local first = math.floor(now / rule.width) - rule.slots
+        rule.oldest = tonumber(found[4] or 0)
+        if rule.oldest < first then
+            slide(rule, first)
+            found = redis.call('HMGET', rule.key, unpack(fields))
+        end
+    end
     return found[1], tonumber(found[2] or 0), tonumber(found[3] or 0)
 end
 
@@ -77,11 +83,11 @@ end
 
 -- Add to the period, or to the sub-window, of a call admitted at that time.
 local function add(rule, at, total, held)
+    if total == 0 and held == 0 then return end
     local key, suffix = rule.key, rule.suffix
     if rule.width then
         local number = math.floor(at / rule.width)
-        local oldest = redis.call('HGET', key, 'o')
-        if oldest and number < tonumber(oldest) then return end
+        if number < (rule.oldest or tonumber(redis.call('HGET', key, 'o') or 0)) then return end
         if total ~= 0 then redis.call('HINCRBY', key, 'b' .. text(number), text(total)) end
         if held ~= 0 then redis.call('HINCRBY', key, 'k' .. text(number), text(held)) end
     end
@@ -222,7 +228,7 @@ BEGIN = Script(
 for at, rule in ipairs(read(ARGV[1], 0, 0)) do
     if redis.call('HSETNX', rule.key, 'i', 1) == 1 then
         redis.call('PEXPIRE', rule.key, rule.width and KEEP_WINDOW or KEEP)
-        if rule.width then slide(rule, tonumber(ARGV[2])) end
+        standing(rule, tonumber(ARGV[2]))
         add(rule, tonumber(ARGV[2]), tonumber(ARGV[at + 2]), 0)
         if rule.suffix == '-' then redis.call('PERSIST', rule.key) end
     end
@@ -236,7 +242,7 @@ CORRECT = Script(
     _COMMON
     + """
 for at, rule in ipairs(read(ARGV[1], 0, 0)) do
-    if rule.width then slide(rule, tonumber(ARGV[2])) end
+    standing(rule, tonumber(ARGV[2]))
     add(rule, tonumber(ARGV[2]), tonumber(ARGV[at + 2]), 0)
 end
 return 1
