@@ -12,7 +12,7 @@ from typing import Any
 
 from gemini_api import tokens
 from gemini_api.errors import GeminiError
-from gemini_api.question import Question
+from gemini_api.question import Question, token_factor
 from gemini_api.told import quota_id, quota_value
 from keys import limits
 from keys.context import LimitRule
@@ -44,7 +44,8 @@ async def admit(question: Question, flight: Flight) -> None:
         return
     ask = Ask(flight.call_id, model.name)
     if any(rule.metric in ("tokens", "spend") for rule in rules):
-        counted = await tokens.estimate_aside(question.normal, len(call.body))
+        factor = max((token_factor(deployment) for deployment in model.deployments), default=1.0)
+        counted = await tokens.estimate_aside(question.normal, len(call.body), factor)
         question.prompt_tokens = sum(counted.values())
         ask = worst_case(question, flight.call_id, spend=any(rule.metric == "spend" for rule in rules))
     flight.asked(ask, question.prompt_tokens)

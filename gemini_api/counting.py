@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
+from dataclasses import replace
 from typing import Any, cast
 
 from django.http import HttpResponse
@@ -9,16 +12,23 @@ from django.http import HttpResponse
 from gemini_api import admission, exchange, tokens, wire
 from gemini_api.call import Call
 from gemini_api.dispatch import closing, headers, opened
+from gemini_api.errors import GeminiError
 from gemini_api.output import json_response
 from gemini_api.permission import permitted
-from gemini_api.question import Question, read_body, target_of, translator_of
+from gemini_api.question import Question, read_body, target_of, token_factor, translator_of
 from gemini_api.translators.base import CountingTranslator
 from lib import json
 from routing import upstream
 from routing.catalog import DeploymentEntry
-from routing.errors import RoutingError
+from routing.errors import RoutingError, UpstreamError
 
 Json = dict[str, Any]
+PATIENCE = 5.0  # seconds a vendor has for counting; then our estimate will do
+LEFT_ALONE = 10.0  # seconds after a failure, in which every client would wait for the next one
+KEPT, MOST = 10.0, 500  # seconds, answers: a command-line client counts the same again and again
+
+_counted: dict[bytes, tuple[Json, float]] = {}  # hash of deployment and request -> answer, until when; oldest first
+_silent: dict[str, float] = {}  # version of a deployment that failed -> until when it is not asked
 
 
 async def count_tokens(call: Call) -> HttpResponse:
@@ -28,36 +38,71 @@ async def count_tokens(call: Call) -> HttpResponse:
         body = wire.normalise_count(await read_body(call))
         question = Question(call, model, body)
         await admission.admit(question, flight)
-        counted, exact = await vendors_count(question, body), True
-        if counted is None:
-            by_modality = await tokens.estimate_aside(body, len(call.body))
-            counted, exact = (
-                {"totalTokens": sum(by_modality.values()), "promptTokensDetails": details(by_modality)},
-                False,
-            )
+        exact = await vendors_count(question, body)
+        counted = exact or await estimate(question, body)
         flight.finish(200)
         said = {**headers(flight), "x-gatehouse-token-count": "exact" if exact else "estimate"}
         return json_response(json.dumps_line(counted), headers=said)
 
 
-def details(by_modality: dict[str, int]) -> list[Json]:
-    return [{"modality": name, "tokenCount": count} for name, count in by_modality.items() if count]
+async def estimate(question: Question, body: Json) -> Json:
+    """As the model of the first deployment counts, which is the one that answers unless something is wrong."""
+    deployments = question.model.deployments
+    factor = token_factor(deployments[0]) if deployments else 1.0
+    by_modality = await tokens.estimate_aside(body, len(question.call.body), factor)
+    details = [{"modality": name, "tokenCount": count} for name, count in by_modality.items() if count]
+    return {"totalTokens": sum(by_modality.values()), "promptTokensDetails": details}
 
 
 async def vendors_count(question: Question, body: Json) -> Json | None:
-    """The first deployment that is asked to count exactly, asked. Any failure means our own estimate will do."""
+    """The count of the first deployment that is to count exactly. Any failure means that our own estimate will do."""
     for deployment in question.model.deployments:
         if deployment.exact_token_count and "count" in deployment.backend.actions:
-            try:
-                return {"totalTokens": await ask(question, body, deployment)}
-            except RoutingError:
-                return None
+            return await known_or_asked(question, body, deployment)
     return None
 
 
-async def ask(question: Question, body: Json, deployment: DeploymentEntry) -> int:
+async def known_or_asked(question: Question, body: Json, deployment: DeploymentEntry) -> Json | None:
+    now = time.monotonic()
+    key = hashlib.blake2b(question.call.body, key=deployment.version.encode()[:64], digest_size=16)
+    key.update(question.call.key.organization_id.encode())  # whose sealed reasoning can be read back
+    found, until = _counted.get(key.digest(), (None, 0.0))
+    if now < until:
+        return found
+    if now < _silent.get(deployment.version, 0.0):
+        return None
+    try:
+        counted = await ask(question, body, deployment, now + PATIENCE)
+    except UpstreamError:
+        _silent[deployment.version] = time.monotonic() + LEFT_ALONE
+        _bound(_silent)
+        return None
+    except (RoutingError, GeminiError):  # this request cannot be counted there: the next one may
+        return None
+    _counted.pop(key.digest(), None)
+    _counted[key.digest()] = (counted, time.monotonic() + KEPT)
+    _bound(_counted)
+    return counted
+
+
+def _bound(kept: dict[Any, Any]) -> None:
+    if len(kept) > MOST:
+        del kept[next(iter(kept))]
+
+
+async def ask(question: Question, body: Json, deployment: DeploymentEntry, until: float) -> Json:
+    """One count by the vendor. Raises RoutingError, and GeminiError for what it cannot take."""
+    call = question.call
     translator = cast(CountingTranslator, translator_of(deployment))
-    letter = translator.count_request(body, target_of(deployment, question.call, question.model))
-    request = await exchange.prepared(deployment, letter, "count")
-    said = await upstream.send(deployment, request, deadline=question.call.deadline)
-    return translator.count_response(json.loads(said.body))
+    target = replace(target_of(deployment, call, question.model), strict=False)
+    request = await exchange.prepared(deployment, translator.count_request(body, target), "count")
+    deadline = until if call.deadline is None else min(until, call.deadline)
+    said = await upstream.send(deployment, request, deadline=deadline)
+    try:
+        answer = json.loads(said.body)
+    except json.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict) or not (total := translator.count_response(answer)):
+        raise UpstreamError("protocol", "The answer is no count.")
+    details = answer.get("promptTokensDetails")  # Gemini's own
+    return {"totalTokens": total, **({"promptTokensDetails": details} if isinstance(details, list) else {})}

@@ -15,7 +15,7 @@ from typing import Any
 from gemini_api import continuation, refused, signatures, tokens, wire
 from gemini_api.call import Call
 from gemini_api.errors import InvalidArgument
-from gemini_api.translators import TRANSLATORS
+from gemini_api.translators import TRANSLATORS, capabilities
 from gemini_api.translators.base import Letter, Target, Translator
 from keys import policy
 from lib import json
@@ -144,6 +144,14 @@ def capabilities_of(deployment: DeploymentEntry) -> Mapping[str, Any]:
     """What differs from the shipped table: what the place lacks, and then what the administrator says."""
     shipped = deployment.backend.capabilities
     return {**shipped, **deployment.capabilities} if shipped else deployment.capabilities
+
+
+def token_factor(deployment: DeploymentEntry) -> float:
+    """What our count of words is multiplied with to be that of this deployment's model."""
+    own = deployment.capabilities.get("token_factor")
+    if isinstance(own, int | float):
+        return float(own)
+    return capabilities.token_factor(deployment.base_model or deployment.upstream_model)
 
 
 def without_refused(letter: Letter, deployment: DeploymentEntry, *, strict: bool) -> Letter:

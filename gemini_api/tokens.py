@@ -41,6 +41,7 @@ PIECE = 10_000  # characters
 ASIDE = 64_000  # bytes of a body from which on counting leaves the event loop
 
 OVERHEAD, TURN, CALL, TOOL, TOOLS, FORCED, SCHEMA = 3, 3, 3, 8, 12, 4, 10
+WORDS = frozenset({"TEXT", "DOCUMENT"})  # modalities that a tokenizer counts
 IMAGE_OF_UNKNOWN_SIZE, UNKNOWN_FILE, TILE = 1000, 258, 258
 
 
@@ -74,11 +75,18 @@ def guess(size: int) -> int:
     return math.ceil(size / 4)
 
 
-async def estimate_aside(body: Json, size: int) -> dict[str, int]:
-    """`estimate`, in a thread when the body is large (`size`: its bytes)."""
+async def estimate_aside(body: Json, size: int, factor: float = 1.0) -> dict[str, int]:
+    """`estimate`, in a thread when the body is large (`size`: its bytes), with words counted as `scaled` says."""
     if size < ASIDE:
-        return estimate(body)
-    return await asyncio.to_thread(estimate, body)
+        return scaled(estimate(body), factor)
+    return scaled(await asyncio.to_thread(estimate, body), factor)
+
+
+def scaled(by_modality: dict[str, int], factor: float) -> dict[str, int]:
+    """Tokens of o200k_base as those of a model whose tokenizer makes `factor` times as many of words."""
+    if factor == 1.0:
+        return by_modality
+    return {name: math.ceil(count * factor) if name in WORDS else count for name, count in by_modality.items()}
 
 
 def estimate(body: Json) -> dict[str, int]:

@@ -244,6 +244,19 @@ GEMINI: Mapping[str, Row] = {
     "gemini-4-carbon": {**_GEMINI_3, "efforts": _TO_HIGH},
 }  # fmt: skip
 
+# --- Tokens -----------------------------------------------------------------------------------------------------------
+# How many tokens a model's own tokenizer makes of text that is one token of o200k_base, by the longest prefix of the bare
+# name, vendor aside; "" is everybody else. A deployment may set `token_factor`.
+_NEW_CLAUDE = 1.35
+
+TOKEN_FACTORS: Mapping[str, float] = {
+    "": 1.1, "gpt": 1.0, "chatgpt": 1.0, "o1": 1.0, "o3": 1.0, "o4": 1.0, "text-embedding": 1.0, "gemini": 1.0,
+    "claude": 1.15, "claude-opus-4-7": _NEW_CLAUDE, "claude-opus-4-8": _NEW_CLAUDE, "claude-opus-4-9": _NEW_CLAUDE,
+    "claude-sonnet-4-7": _NEW_CLAUDE, "claude-sonnet-4-8": _NEW_CLAUDE, "claude-haiku-4-7": _NEW_CLAUDE,
+    "claude-opus-5": _NEW_CLAUDE, "claude-sonnet-5": _NEW_CLAUDE, "claude-haiku-5": _NEW_CLAUDE,
+    "claude-fable": _NEW_CLAUDE, "claude-mythos": _NEW_CLAUDE,
+}  # fmt: skip
+
 _FAMILIES: dict[str, tuple[Row, Mapping[str, Row]]] = {
     "openai": (OPENAI_DEFAULT, OPENAI),
     "anthropic": (ANTHROPIC_DEFAULT, ANTHROPIC),
@@ -267,6 +280,13 @@ def shipped(family: str, model: str) -> Row:
     return {**default, **table[best]} if best is not None else default
 
 
+@lru_cache(maxsize=1024)
+def token_factor(model: str) -> float:
+    """What our count of text is multiplied with to be this model's."""
+    name = _vendorless(model)
+    return TOKEN_FACTORS[max((prefix for prefix in TOKEN_FACTORS if name.startswith(prefix)), key=len)]
+
+
 def bare(model: str) -> str:
     """A model's own name: without vendor path, fine-tune mark, inference-profile region.
 
@@ -285,9 +305,11 @@ _PROFILES = frozenset({"us", "eu", "apac", "global", "us-gov", "jp", "au", "ca",
 
 def claude(target: Target) -> Row:
     """ANTHROPIC's row for a Claude that another vendor hosts (anthropic.claude-..., claude-...@20250514)."""
-    name = bare(target.base_model or target.model)
-    vendor, dot, rest = name.partition(".")
-    if dot and vendor.isalpha():
-        name = rest
-    row = shipped("anthropic", name)
+    row = shipped("anthropic", _vendorless(target.base_model or target.model))
     return {**row, **target.capabilities} if target.capabilities else row
+
+
+def _vendorless(model: str) -> str:
+    name = bare(model)
+    vendor, dot, rest = name.partition(".")
+    return rest if dot and vendor.isalpha() else name

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from gemini_api import images, tokens
+from gemini_api.translators import capabilities
 
 REFERENCE = [
     ("", 0),
@@ -83,3 +84,29 @@ def test_no_kind_of_media_is_free(mime: str, data: bytes, modality: str) -> None
 def test_thoughts_in_the_history_are_not_sent_and_not_counted() -> None:
     said = {"contents": [{"parts": [{"text": "a long thought", "thought": True}]}]}
     assert tokens.estimate(said) == {"TEXT": 3 + 3}
+
+
+@pytest.mark.parametrize(
+    ("model", "factor"),
+    [
+        ("gpt-4o", 1.0),
+        ("openai/o3", 1.0),
+        ("gemini-2.5-flash", 1.0),
+        ("models/gemini-3-pro", 1.0),
+        ("claude-sonnet-4-5", 1.15),
+        ("claude-sonnet-4-5@20250929", 1.15),
+        ("us.anthropic.claude-opus-4-6-v1:0", 1.15),
+        ("claude-opus-4-7", 1.35),
+        ("global.anthropic.claude-opus-5-5-v1:0", 1.35),
+        ("amazon.nova-pro-v1:0", 1.1),
+        ("qwen3-32b", 1.1),
+    ],
+)
+def test_a_models_family_says_how_many_tokens_it_makes_of_ours(model: str, factor: float) -> None:
+    assert capabilities.token_factor(model) == factor
+
+
+def test_only_words_are_scaled_and_nothing_becomes_less() -> None:
+    counted = {"TEXT": 10, "DOCUMENT": 3, "IMAGE": 258}
+    assert tokens.scaled(counted, 1.0) == counted
+    assert tokens.scaled(counted, 1.15) == {"TEXT": 12, "DOCUMENT": 4, "IMAGE": 258}
