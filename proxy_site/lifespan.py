@@ -20,7 +20,7 @@ from lib import bus, metrics
 from lib.store import store
 from routing import loading, scores_memory, scores_redis, upstream
 from routing.catalog import DeploymentEntry
-from usage import counters, flight, ledger, prices, spool, upkeep
+from usage import alerts, counters, flight, ledger, prices, spool, upkeep
 
 logger = logging.getLogger("gatehouse")
 
@@ -65,6 +65,7 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("router", open_router, scores_redis.close),
     ("limits", limits.open, limits.close),
     ("counters", counters.open, counters.close),
+    ("alerts", alerts.open, alerts.close),
     ("upstream", upstream.open, upstream.close),
 ]
 

@@ -1,0 +1,340 @@
+"""Warnings: a limit that reached 80, 95 or 100 % raises an event, once per period, and its organization is told.
+
+A background task of every process looks at the limits that its own calls touched, never on a call's way. Who raises an
+event and who tells it are decided in the database, so that it happens once, whichever process is first.
+
+Periods: a calendar period is one, so is a lifetime. Sliding windows and concurrent calls warn at most once a day.
+
+The webhook is a POST of JSON, signed as X-Gatehouse-Signature: t=SECONDS,v1=HEX, where HEX is HMAC-SHA-256 under the
+organization's secret over "SECONDS.BODY". Any answer below 300 counts as heard. It may come twice: `id` tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+from django.conf import settings
+from django.core.mail import send_mail
+from django.db.models import F
+
+from keys import limits
+from keys.context import LimitRule
+from keys.limits.windows import CONCURRENT, place, span
+from keys.models import Limit, Organization
+from lib import json
+from lib.database import own_connection
+from lib.store import StoreDown
+from routing import addresses, credentials
+from usage.models import LimitEvent
+
+log = logging.getLogger(__name__)
+
+THRESHOLDS: Final = (100, 95, 80)  # percent
+LOOK_EVERY: Final = 5.0  # seconds
+PATIENCE: Final = 10.0  # seconds for one webhook
+# Seconds after the event at which it is tried to tell it, the first time and again; then it is given up.
+TRIES: Final = (0, 15, 60, 300, 1_800, 7_200, 28_800, 86_400)
+REMEMBERED: Final = 50_000
+NANO: Final = 10**9
+
+
+class NotTold(Exception):
+    """Somebody could not be told. The message says who and why, without secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A limit that reached a threshold in one of its periods."""
+
+    rule: LimitRule
+    organization_id: str
+    period: str
+    threshold: int
+    used: int
+
+
+# ---- who reached what
+
+
+class Alerts:
+    """One process's part. allow_private: webhooks may stand in a private network (tests only)."""
+
+    def __init__(self, *, allow_private: bool = False) -> None:
+        self._allow_private = allow_private
+        self._raised: set[tuple[str, str, int]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="limits.alerts")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for work in (self.look, self.tell):
+                try:
+                    await work()
+                except Exception as error:  # the database or Redis is away: the next look may be better
+                    log.warning("Limits could not be watched (%s): %s", work.__name__, type(error).__name__)
+
+    async def look(self) -> int:
+        """Raise events for the limits touched since the last look; how many are new."""
+        now = time.time()
+        limiter = limits.current()
+        plans, refused = limiter.touched.take()
+        rules: defaultdict[tuple[str, str], dict[str, LimitRule]] = defaultdict(dict)
+        for plan in [*plans, *refused.values()]:
+            rules[plan.organization_id, plan.time_zone].update({rule.id: rule for rule in plan.rules})
+        reached: list[Reached] = []
+        for (organization_id, zone), by_id in rules.items():
+            asked = list(by_id.values())
+            try:
+                found = await limiter.usage(asked, now, zone, organization_id)
+            except StoreDown:
+                continue  # the next call touches it again
+            for rule, (used, held) in zip(asked, found, strict=True):
+                reached += self._reached(rule, organization_id, zone, now, used, held, full=rule in refused)
+        if not reached:
+            return 0
+        new = await asyncio.to_thread(raise_events, reached)
+        if len(self._raised) > REMEMBERED:
+            self._raised.clear()
+        self._raised.update((each.rule.id, each.period, each.threshold) for each in reached)
+        return new
+
+    def _reached(
+        self, rule: LimitRule, organization_id: str, zone: str, now: float, used: int, held: int, *, full: bool
+    ) -> Iterable[Reached]:
+        """full: a call was refused that would not have fitted if nothing else had run."""
+        where = place(rule, now, zone)
+        if where.metric == CONCURRENT:
+            used, full = used + held, False
+        lasting = not where.width and where.metric != CONCURRENT
+        period = where.span.name if lasting else span("day", now, zone).name
+        for threshold in THRESHOLDS:
+            if not full and (used * 100 < threshold * rule.amount or not rule.amount):
+                continue
+            if (rule.id, period, threshold) not in self._raised:
+                yield Reached(rule, organization_id, period, threshold, used)
+
+    # ---- and who hears of it
+
+    async def tell(self) -> int:
+        """Tell what is due; how many were told."""
+        told = 0
+        for event in await asyncio.to_thread(claim_due):
+            try:
+                letter = await asyncio.to_thread(write, event)
+                if letter is not None:
+                    await self._tell(letter)
+            except (NotTold, credentials.CredentialError) as error:
+                await asyncio.to_thread(note, event, str(error))
+                log.warning("An alert about limit %s could not be told: %s", event.limit_id, error)
+            else:
+                await asyncio.to_thread(note, event, "")
+                told += 1
+        return told
+
+    async def _tell(self, letter: Letter) -> None:
+        """By mail and by webhook; if one fails, the other is told all the same."""
+        troubles: list[str] = []
+        if letter.mails:
+            try:
+                await asyncio.to_thread(_mail, letter)
+            except OSError as error:
+                troubles.append(f"Mail could not be sent ({type(error).__name__}).")
+        if letter.url:
+            try:
+                await self._post(letter)
+            except NotTold as error:
+                troubles.append(str(error))
+        if troubles:
+            raise NotTold(" ".join(troubles))
+
+    async def _post(self, letter: Letter) -> None:
+        parts = urlsplit(letter.url)
+        try:
+            addresses.check_url(parts._replace(query="").geturl(), self._allow_private)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            found = await addresses.resolve(parts.hostname or "", port, self._allow_private)
+            body = json.dumps(letter.payload)
+            async with (
+                asyncio.timeout(PATIENCE),
+                httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=PATIENCE) as client,
+                client.stream(
+                    "POST",
+                    httpx2.URL(letter.url).copy_with(host=found[0]),
+                    content=body,
+                    headers={
+                        "host": parts.netloc.rpartition("@")[2],
+                        "content-type": "application/json",
+                        "user-agent": "Gatehouse",
+                        "x-gatehouse-signature": sign(letter.secret, body, int(time.time())),
+                    },
+                    extensions={"sni_hostname": parts.hostname or ""},
+                ) as answer,
+            ):
+                if answer.status_code >= 300:
+                    raise NotTold(f"The webhook answered {answer.status_code}.")
+        except addresses.AddressRefused as error:
+            raise NotTold(f"The webhook's address is refused: {error}") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            raise NotTold(f"The webhook cannot be reached ({type(error).__name__}).") from error
+
+
+def sign(secret: str, body: bytes, at: int) -> str:
+    """The value of X-Gatehouse-Signature. at: Unix seconds."""
+    return f"t={at},v1={hmac.new(secret.encode(), b'%d.' % at + body, 'sha256').hexdigest()}"
+
+
+# ---- rows; in threads of their own
+
+
+def raise_events(reached: Iterable[Reached]) -> int:
+    """Each once, whoever comes first. Of several thresholds passed at once only the highest is told."""
+    now = datetime.now(UTC)
+    new: dict[tuple[str, str], int] = {}
+    with own_connection():
+        for each in sorted(reached, key=lambda each: -each.threshold):
+            place = (each.rule.id, each.period)
+            _, created = LimitEvent.objects.get_or_create(
+                limit_id=each.rule.id,
+                period_key=each.period,
+                threshold=each.threshold,
+                defaults={
+                    "organization_id": each.organization_id,
+                    "used": each.used,
+                    "amount": each.rule.amount,
+                    "at": now,
+                    "told_at": now if place in new else None,
+                },
+            )
+            if created:
+                new[place] = new.get(place, 0) + 1
+    return sum(new.values())
+
+
+def claim_due() -> list[LimitEvent]:
+    """What is to be told now, each for this process alone."""
+    now = datetime.now(UTC)
+    waiting = LimitEvent.objects.filter(
+        told_at=None, attempts__lt=len(TRIES), at__gte=now - timedelta(seconds=2 * TRIES[-1])
+    )
+    with own_connection():
+        due = [
+            each for each in waiting.order_by("at")[:500] if each.at + timedelta(seconds=TRIES[each.attempts]) <= now
+        ]
+        return [
+            each
+            for each in due
+            if LimitEvent.objects.filter(pk=each.pk, attempts=each.attempts, told_at=None).update(
+                attempts=F("attempts") + 1
+            )
+        ]
+
+
+def note(event: LimitEvent, error: str) -> None:
+    with own_connection():
+        LimitEvent.objects.filter(pk=event.pk).update(error=error, told_at=None if error else datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is told to one organization, and how."""
+
+    payload: dict[str, Any]
+    subject: str
+    text: str
+    mails: list[str]
+    url: str
+    secret: str
+
+
+def write(event: LimitEvent) -> Letter | None:
+    """None: nobody wants to hear of it, or the limit is gone."""
+    with own_connection():
+        limit = Limit.objects.select_related("organization", "team", "key").filter(pk=event.limit_id).first()
+        organization = Organization.objects.filter(pk=event.organization_id).first()
+        if limit is None or organization is None:
+            return None
+        mails = organization.alert_emails.split()
+        if not mails and not organization.alert_webhook_url:
+            return None
+        kind, holder = next(
+            (kind, found) for kind in ("key", "team", "organization") if (found := getattr(limit, kind))
+        )
+        used, amount = _said(limit.metric, event.used), _said(limit.metric, event.amount)
+        payload = {
+            "id": str(event.pk),
+            "type": "limit.threshold",
+            "at": event.at.isoformat(timespec="seconds"),
+            "organization": organization.slug,
+            "limit": {
+                "id": event.limit_id,
+                "subject": kind,
+                "subject_id": str(holder.pk),
+                "subject_name": holder.name,
+                "metric": limit.metric,
+                "period": limit.period,
+                "models": limit.pattern,
+                "hard": limit.hard,
+                "amount": amount,
+            },
+            "period": event.period_key,
+            "threshold": event.threshold,
+            "used": used,
+        }
+        unit = " USD" if limit.metric == Limit.Metric.SPEND else f" {limit.get_metric_display().lower()}"
+        subject = f"{holder.name}: {event.threshold} % of a limit reached"
+        models = "every model" if limit.pattern == "*" else limit.pattern
+        text = (
+            f"The {kind} {holder.name} of {organization.name} has used {used} of {amount}{unit} "
+            f"{limit.get_period_display()} for {models} ({event.threshold} %).\n\n"
+            + ("Calls beyond the limit are refused." if limit.hard else "The limit only warns: calls go on.")
+        )
+        secret = signing_secret(organization) if organization.alert_webhook_url else ""
+        return Letter(payload, subject, text, mails, organization.alert_webhook_url, secret)
+
+
+def signing_secret(organization: Organization) -> str:
+    """What the organization's webhook checks signatures with; made when it is first needed. Raises CredentialError."""
+    row_id = str(organization.pk)
+    if not organization.alert_webhook_secret:
+        made = credentials.seal_text("webhook", row_id, f"whsec_{secrets.token_urlsafe(32)}")
+        Organization.objects.filter(pk=organization.pk, alert_webhook_secret="").update(alert_webhook_secret=made)
+        organization.refresh_from_db(fields=["alert_webhook_secret"])
+    return credentials.open_text("webhook", row_id, organization.alert_webhook_secret)
+
+
+def _said(metric: str, amount: int) -> str:
+    if metric != Limit.Metric.SPEND:
+        return str(amount)
+    whole, nano = divmod(amount, NANO)
+    return f"{whole}.{nano:09d}".rstrip("0").removesuffix(".")
+
+
+def _mail(letter: Letter) -> None:
+    if settings.EMAIL_BACKEND.endswith("smtp.EmailBackend") and not settings.EMAIL_HOST:
+        raise ConnectionError("EMAIL_URL is not set")
+    send_mail(f"[Gatehouse] {letter.subject}", letter.text, None, letter.mails)
+
+
+alerts = Alerts()
+open = alerts.open
+close = alerts.close
