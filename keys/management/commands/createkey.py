@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
-from keys import issue
+from keys import issue, limiting
 from keys.management import wording
+from keys.models import Organization, Team, VirtualKey
 
 
 class Command(BaseCommand):
@@ -23,27 +25,35 @@ class Command(BaseCommand):
         parser.add_argument("--scopes", metavar="A,B", help="Actions such as generateContent. Not given: all.")
         parser.add_argument("--networks", metavar="A,B", help="CIDR ranges. Not given: anywhere.")
         parser.add_argument("--expires", metavar="WHEN", help="30d, 24h, 2027-01-31 or 2027-01-31T12:00Z.")
+        parser.add_argument("--limit", action="append", default=[], metavar="LIMIT", help=limiting.FORM)
         parser.add_argument("--json", action="store_true", help='Print {"id": ..., "secret": ...}.')
 
     def handle(self, *args: Any, **options: Any) -> None:
         organization = wording.organization(options["organization"])
         team = wording.team(options["team"], organization) if options["team"] else None
         try:
-            key, secret = issue.issue(
-                organization=organization,
-                team=team,
-                name=options["name"],
-                allowed_models=wording.names(options["models"]),
-                denied_models=wording.names(options["deny"]) or (),
-                scopes=wording.names(options["scopes"]),
-                networks=wording.names(options["networks"]),
-                expires_at=wording.moment(options["expires"]) if options["expires"] else None,
-                actor=wording.actor(),
-            )
-        except issue.IssueError as error:
+            limits = [limiting.parse(each) for each in options["limit"]]
+            with transaction.atomic():
+                key, secret = self.issue(organization, team, options)
+                for limit in limits:
+                    limiting.put(key, limit, wording.actor())
+        except (issue.IssueError, limiting.LimitError) as error:
             raise CommandError(str(error)) from None
         if options["json"]:
             self.stdout.write(json.dumps({"id": str(key.pk), "secret": secret}))
             return
         self.stdout.write(f"Key {key.name} of {organization.name} ({key.pk}):\n\n    {secret}\n")
         self.stdout.write("This is the only time its secret is shown.")
+
+    def issue(self, organization: Organization, team: Team | None, options: dict[str, Any]) -> tuple[VirtualKey, str]:
+        return issue.issue(
+            organization=organization,
+            team=team,
+            name=options["name"],
+            allowed_models=wording.names(options["models"]),
+            denied_models=wording.names(options["deny"]) or (),
+            scopes=wording.names(options["scopes"]),
+            networks=wording.names(options["networks"]),
+            expires_at=wording.moment(options["expires"]) if options["expires"] else None,
+            actor=wording.actor(),
+        )
