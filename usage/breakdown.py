@@ -1,0 +1,75 @@
+"""One record's cost, class by class, by the rates it was priced with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from routing.backends import BACKENDS
+from usage import prices, records
+from usage.event import Tokens
+from usage.models import RequestRecord
+
+FEMTO_PER_NANO = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Tokens of one class. usd: per million tokens; nano: nano-dollars, rounded. None while the rates are not known."""
+
+    label: str
+    tokens: int
+    usd: Decimal | None
+    nano: int | None
+
+
+def lines(record: RequestRecord) -> list[Line]:
+    """Every class that has tokens; each token stands in one line (as prices.Rates charges it)."""
+    tokens = Tokens(**{name: getattr(record, column) for column, name in records.TOKENS.items()})
+    rates = rates_of(record, tokens)
+    found = []
+    for label, name, count in classes(tokens):
+        rate = getattr(rates, name) if rates else None
+        found.append(
+            Line(
+                label,
+                count,
+                Decimal(rate) / prices.NANO if rate is not None else None,
+                round(count * rate / FEMTO_PER_NANO) if rate is not None else None,
+            )
+        )
+    return found
+
+
+def rates_of(record: RequestRecord, tokens: Tokens) -> prices.Rates | None:
+    """The rates the record was priced with; None when they are not those known now, by name."""
+    backend = BACKENDS.get(record.backend)
+    provider = backend.price_provider if backend else ""
+    card = prices.resolve(record.deployment_id, provider, record.upstream_model, record.started_at.timestamp())
+    if card is None or card.version != record.price_version:
+        return None
+    return card.rates(tokens.prompt + tokens.tool_use)
+
+
+def classes(tokens: Tokens) -> list[tuple[str, str, int]]:
+    """(label, name of the rate, tokens) of every class that has some."""
+    audio, image = tokens.audio_prompt, tokens.image_prompt
+    text = tokens.prompt + tokens.tool_use - tokens.cached - tokens.cache_write - audio - image
+    if text < 0:
+        cached_audio = min(audio, -text)
+        audio -= cached_audio
+        image -= min(image, -text - cached_audio)
+        text = 0
+    spoken, drawn = tokens.audio_output, tokens.image_output
+    found = [
+        ("Input", "input", text),
+        ("Input from the cache", "cached", tokens.cached),
+        ("Input written to the cache", "cache_write", tokens.cache_write),
+        ("Input, audio", "audio_input", audio),
+        ("Input, images", "image_input", image),
+        ("Output", "output", max(tokens.candidates - spoken - drawn, 0)),
+        ("Thoughts", "thoughts", tokens.thoughts),
+        ("Output, audio", "audio_output", spoken),
+        ("Output, images", "image_output", drawn),
+    ]
+    return [line for line in found if line[2]]
