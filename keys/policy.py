@@ -47,7 +47,7 @@ def check_key(context: KeyContext, address: str, now: float) -> None:
         raise Denied(*refusal)
     if is_over(context, now):
         raise Denied("API key expired. Please renew the API key.", "expired")
-    if context.networks is not None and not _within(context, address):
+    if context.networks is not None and not within(context, address):
         raise Denied(f"This API key may not be used from the address {address or 'of this client'}.", "network")
 
 
@@ -111,7 +111,8 @@ def _match(pieces: tuple[str, ...], name: str) -> bool:
     return True
 
 
-def _within(context: KeyContext, address: str) -> bool:
+def within(context: KeyContext, address: str) -> bool:
+    """Whether the client's address lies in one of the key's networks (in none, when it has none)."""
     client = _parsed(address)
     return client is not None and any(client in network for network in context.networks or ())
 

@@ -59,7 +59,7 @@ def limited(organization: str = "") -> list[Limited]:
         for limit in Limit.objects.select_related(*related).order_by("created_at", "pk"):
             holder = limit.organization or (limit.team or limit.key).organization  # type: ignore[union-attr]  # one is set
             if not organization or holder.slug == organization:
-                rules[holder].append(_rule(limit))
+                rules[holder].append(rule_of(limit))
     return [Limited(str(each.pk), each.slug, each.time_zone, tuple(found)) for each, found in rules.items()]
 
 
@@ -139,12 +139,13 @@ def _rules(keys: Sequence[VirtualKey]) -> dict[tuple[Subject, str], list[LimitRu
         | Q(organization__in={key.organization_id for key in keys})
     )
     for limit in limits.order_by("created_at", "pk"):
-        rule = _rule(limit)
+        rule = rule_of(limit)
         found[(rule.subject, rule.subject_id)].append(rule)
     return found
 
 
-def _rule(limit: Limit) -> LimitRule:
+def rule_of(limit: Limit) -> LimitRule:
+    """A limit as calls are checked by it."""
     subject, subject_id = next(
         (name, found)
         for name, found in (("key", limit.key_id), ("team", limit.team_id), ("organization", limit.organization_id))
