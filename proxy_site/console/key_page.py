@@ -1,0 +1,129 @@
+"""One key, as its holder needs it: limits with what is left, spend, recent errors with reasons, how to use it, and
+rotation. And the list of one's own keys."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from keys.models import VirtualKey
+from keys.principal import principal_of
+from lib.ids import first_uuid7
+from proxy_site.console import budgets, issued, key_choice
+from usage import figures, summaries
+from usage.models import RequestRecord
+from usage.summaries import Filters, Period
+
+DAYS = 30
+ERRORS_SHOWN, REQUESTS_SHOWN = 8, 10
+LOOK_BACK = timedelta(days=2)  # for recent errors: raw rows, by the key's own index
+
+WORDS = {  # Google's status word: what its holder can do about it
+    "RESOURCE_EXHAUSTED": "A limit was reached, here or at the provider: wait as long as the answer says, or ask for more.",
+    "PERMISSION_DENIED": "The key may not do this: see its models, actions and networks.",
+    "INVALID_ARGUMENT": "The request itself is wrong: the message names the field.",
+    "NOT_FOUND": "No such model, or nobody serves it: see the models this key may use.",
+    "FAILED_PRECONDITION": "Something must be set up first: the message says what.",
+    "UNAVAILABLE": "No deployment could answer just then: a retry may help.",
+    "DEADLINE_EXCEEDED": "The model did not answer in time: a shorter prompt or a stream may help.",
+    "INTERNAL": "Something went wrong behind the gateway: tell your administrator the request id.",
+    "CANCELLED": "The client hung up before the answer was complete.",
+}
+
+
+def mine(request: HttpRequest) -> HttpResponse:
+    """The keys that are one's own."""
+    rows = (
+        VirtualKey.objects.filter(owner=request.user.pk)
+        .select_related("organization", "team")
+        .prefetch_related("secrets")
+    )  # type: ignore[misc]  # signed in, so not anonymous
+    keys = list(rows.exclude(state=VirtualKey.State.REVOKED).order_by("name")[:100])
+    now = timezone.now()
+    filters = Filters(organizations=None, keys=[str(key.pk) for key in keys])
+    spent = (
+        {each.id: each for each in summaries.top_keys(Period(now - timedelta(days=DAYS), now), filters, limit=100)}
+        if keys
+        else {}
+    )
+    context = {
+        **admin.site.each_context(request),
+        "title": "My keys",
+        "days": DAYS,
+        "rows": [{"key": key, "usage": spent.get(str(key.pk)), "hint": hint(key)} for key in keys],
+        "may_add": principal_of(request).may("add", VirtualKey),
+    }
+    return TemplateResponse(request, "gatehouse/my_keys.html", context)
+
+
+def hint(key: VirtualKey) -> str:
+    live = [secret.hint for secret in key.secrets.all() if secret.revoked_at is None]
+    return live[0] if live else "no secret"
+
+
+def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
+    key = key_choice.own_or_seen(request, key_id)
+    now = timezone.now()
+    period = Period(now - timedelta(days=DAYS), now)
+    filters = Filters(organizations=None, keys=[str(key.pk)])
+    totals = summaries.totals(period, filters)
+    spend = summaries.series(period, filters, "spend", by="model", step="day", top=6)
+    base = issued.base_url(request)
+    records = RequestRecord.objects.filter(key_id=str(key.pk))
+    context = {
+        **admin.site.each_context(request),
+        "title": key.name,
+        "key": key,
+        "days": DAYS,
+        "totals": totals,
+        "success": figures.percent(totals.ok, totals.ok + totals.failed),
+        "standings": budgets.standings_for(key),
+        "secrets": key.secrets.order_by("-created_at")[:10],
+        "errors": errors(records),
+        "recent": records.filter(pk__gte=since(timedelta(days=DAYS))).order_by("-pk")[:REQUESTS_SHOWN],
+        "charts": {
+            "labels": [at.strftime("%d %b") for at in spend.steps],
+            "spend": [{"label": line.name or "no model", "data": [(value or 0) / 1e9 for value in line.values]} for line in spend.lines],
+        },
+        "clients": issued.clients(base, issued.PLACEHOLDER, issued.model_for(key)),
+        "may_change": principal_of(request).may("change", key),
+        "first_url": f"{reverse('admin:key_first', args=[key.pk])}?since={int(now.timestamp() * 1000)}",
+        "requests": f"{reverse('admin:usage_requestrecord_changelist')}?range=30d&key={key.pk}",
+    }  # fmt: skip
+    return TemplateResponse(request, "gatehouse/key_page.html", context)
+
+
+def since(span: timedelta) -> uuid.UUID:
+    return first_uuid7(int((timezone.now() - span).timestamp() * 1000))
+
+
+def errors(records: Any) -> list[dict[str, Any]]:
+    """The latest calls that failed, with what can be done about it."""
+    rows = records.filter(pk__gte=since(LOOK_BACK), http_status__gte=400).order_by("-pk")[:ERRORS_SHOWN]
+    return [{"record": row, "advice": WORDS.get(row.status, "")} for row in rows]
+
+
+def first(request: HttpRequest, key_id: uuid.UUID) -> JsonResponse:
+    """?since=UNIX MS: the first call of this key since then, for "waiting for the first request"."""
+    key = key_choice.own_or_seen(request, key_id)
+    given = request.GET.get("since", "")
+    at = int(given) if given.isascii() and given.isdigit() and len(given) < 15 else 0
+    rows = RequestRecord.objects.filter(key_id=str(key.pk), pk__gte=first_uuid7(at))
+    found = rows.order_by("pk").first()
+    if found is None:
+        return JsonResponse({"received": False})
+    return JsonResponse(
+        {
+            "received": True,
+            "ok": found.http_status < 400,
+            "text": f"{found.http_status} {found.status}: {found.model} in {figures.duration(found.total_ms)}",
+            "url": reverse("admin:usage_requestrecord_change", args=[found.pk]),
+        }
+    )
