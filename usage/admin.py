@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest
@@ -23,10 +25,12 @@ from keys.principal import Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin
 from lib.ids import first_uuid7
 from routing.models import Deployment, PublicModel
-from usage import figures
+from usage import breakdown, figures, summaries
 from usage.models import PriceOverride, RequestRecord
+from usage.summaries import STEPS, Period, Step
 
 PAGE = 50
+NONE = "-"  # in a filter: rows that have no value there
 RANGES = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 OUTCOMES = {
     "ok": Q(http_status__lt=400),
@@ -45,9 +49,12 @@ OUTCOME_LABELS = [
 
 
 class Filters:
-    """What the query string of the requests page asks for. Unknown values are no filter; a bad id finds nothing."""
+    """What the query string of the requests page asks for. Unknown values are no filter; a bad id finds nothing.
 
-    TEXT = ("organization", "team", "key", "model", "deployment", "backend", "status", "label")
+    from, to: times in ISO 8601, instead of a range. A value of "-" asks for rows that have none.
+    """
+
+    TEXT = ("organization", "team", "key", "owner", "model", "deployment", "backend", "action", "status", "label")
 
     def __init__(self, request: HttpRequest) -> None:
         given = request.GET
@@ -56,6 +63,16 @@ class Filters:
         self.outcome = given.get("outcome", "") if given.get("outcome") in OUTCOMES else ""
         self.stream = given.get("stream", "") if given.get("stream") in ("yes", "no") else ""
         self.id = given.get("id", "").strip()
+        self.start, self.end = instant(given.get("from", "")), instant(given.get("to", ""))
+        if self.start or self.end:
+            self.range = ""
+
+    @property
+    def period(self) -> Period:
+        """The span of time asked for."""
+        now = timezone.now()
+        end = self.end or now
+        return Period(self.start or end - RANGES[self.range or "7d"], end)
 
     def apply(self, records: QuerySet[RequestRecord]) -> QuerySet[RequestRecord]:
         columns = {"organization": "organization_id", "team": "team_id", "key": "key_id", "deployment": "deployment_id"}
@@ -64,9 +81,12 @@ class Filters:
                 return records.filter(pk=uuid.UUID(self.id))
             except ValueError:
                 return records.none()
-        since = timezone.now() - RANGES[self.range]
-        records = records.filter(pk__gte=first_uuid7(int(since.timestamp() * 1000)))
-        records = records.filter(**{columns.get(name, name): value for name, value in self.values.items()})
+        period = self.period
+        records = records.filter(pk__gte=first_uuid7(int(period.start.timestamp() * 1000)))
+        if self.end:
+            records = records.filter(pk__lt=first_uuid7(int(period.end.timestamp() * 1000)))
+        values = {columns.get(name, name): "" if value == NONE else value for name, value in self.values.items()}
+        records = records.filter(**values)
         if self.outcome:
             records = records.filter(OUTCOMES[self.outcome])
         if self.stream:
@@ -78,12 +98,52 @@ class Filters:
         now = {
             **self.values,
             "range": self.range,
+            "from": self.start.isoformat() if self.start else "",
+            "to": self.end.isoformat() if self.end else "",
             "outcome": self.outcome,
             "stream": self.stream,
             "id": self.id,
             **changed,
         }
         return urlencode({name: value for name, value in now.items() if value})
+
+
+def instant(text: str) -> datetime | None:
+    """A time in ISO 8601, UTC when it names no zone; None when it is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found if 2000 < found.year < 9000 else None
+
+
+def strip(filters: Filters, principal: Principal) -> dict[str, Any] | None:
+    """The histogram above the table: calls by how they ended, each bar leading to its own. None: too long, or by id."""
+    period = filters.period
+    span = period.end - period.start
+    step: Step = "minute" if span <= timedelta(hours=3) else "hour" if span <= timedelta(days=7) else "day"
+    if filters.id or span <= timedelta(0) or span > STEPS[step]:
+        return None
+    named = {f"{name}s" if name != "status" else "statuses": [value] for name, value in filters.values.items()}
+    named = {name: ["" if value == [NONE] else value[0]] for name, value in named.items()}
+    within = principal.condition("usage.usagebucket")
+    found = summaries.outcomes(period, summaries.Filters(**{"organizations": None, **named, "within": within}), step)
+    written = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}[step]
+    ends = [*found.steps[1:], summaries.following(found.steps[-1], step)]
+    return {
+        "labels": [at.strftime(written) for at in found.steps],
+        "links": [
+            f"?{filters.query(range='', **{'from': start.isoformat(), 'to': end.isoformat()})}"
+            for start, end in zip(found.steps, ends, strict=True)
+        ],
+        "requests": [
+            {"label": "Success", "data": found.ok},
+            {"label": "Rate limited", "data": found.rate_limited},
+            {"label": "Error", "data": found.failed},
+            {"label": "Client left", "data": found.cancelled},
+        ],
+    }
 
 
 def page_of(records: QuerySet[RequestRecord], request: HttpRequest) -> tuple[list[RequestRecord], str, str]:
@@ -118,14 +178,19 @@ class RequestRecordAdmin(ReadOnlyAdmin):
             self.refuse("view")
         filters = Filters(request)
         rows, older, newer = page_of(filters.apply(self.get_queryset(request)), request)
+        principal = self.principal(request)
         context = {
             **self.admin_site.each_context(request),
             "title": "Requests",
             "opts": self.opts,
             "rows": rows,
             "filters": filters,
-            "choices": choices_of(self.principal(request)),
-            "ranges": [(name, filters.query(range=name)) for name in RANGES],
+            "choices": choices_of(principal),
+            "ranges": [(name, filters.query(range=name, **{"from": "", "to": ""})) for name in RANGES],
+            "charts": strip(filters, principal),
+            "chips": chips(filters, rows),
+            "live": not newer and not filters.end and not filters.id,
+            "query": filters.query(),
             "outcomes": OUTCOME_LABELS,
             "older": filters.query(before=older) if older else "",
             "newer": filters.query(after=newer) if newer else "",
@@ -146,9 +211,44 @@ class RequestRecordAdmin(ReadOnlyAdmin):
             "opts": self.opts,
             "record": record,
             "attempts": figures.waterfall(record),
-            "tokens": figures.token_lines(record),
+            "tokens": breakdown.lines(record),
+            "curl": curl(record),
         }
         return TemplateResponse(request, "gatehouse/request.html", context)
+
+
+SELECTED = ("organization", "key", "model", "deployment")  # filters that have a select of their own
+
+
+def chips(filters: Filters, rows: list[RequestRecord]) -> list[dict[str, str]]:
+    """The filters that no select shows, each with the address without it."""
+    shown = []
+    for name, value in filters.values.items():
+        if name in SELECTED and value != NONE:
+            continue
+        text = "none" if value == NONE else str(getattr(rows[0], name)) if rows and name == "team" else value
+        shown.append({"label": name.capitalize(), "text": text, "without": filters.query(**{name: ""})})
+    if filters.start or filters.end:
+        period = filters.period
+        text = f"{period.start.astimezone(UTC):%Y-%m-%d %H:%M} to {period.end.astimezone(UTC):%Y-%m-%d %H:%M}"
+        without = filters.query(range="7d", **{"from": "", "to": ""})
+        shown.append({"label": "Time", "text": text, "without": without})
+    return shown
+
+
+def curl(record: RequestRecord) -> str:
+    """The same kind of call as a line for a shell. What was asked is not kept, so a greeting stands in its place."""
+    base = (settings.GATEHOUSE.public_url or settings.PUBLIC_URL).rstrip("/")
+    flags, ending = ("-N ", "?alt=sse") if record.stream else ("", "")
+    address = (
+        f"{base}/v1beta/models/{quote(record.requested_model or record.model, safe='/-._~')}:{record.action}{ending}"
+    )
+    body = '{"contents": [{"role": "user", "parts": [{"text": "Say hello"}]}]}'
+    return (
+        f"curl {flags}{shlex.quote(address)} \\\n"
+        f'  -H "x-goog-api-key: YOUR_KEY" -H "Content-Type: application/json" \\\n'
+        f"  -d {shlex.quote(body)}"
+    )
 
 
 def choices_of(principal: Principal) -> dict[str, list[tuple[str, str]]]:

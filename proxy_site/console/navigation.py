@@ -30,6 +30,14 @@ def item(title: str, icon: str, url: str, label: str = "") -> dict[str, Any]:
     return entry
 
 
+def administers(request: HttpRequest) -> bool:
+    """Whether there is a key this person is an admin over."""
+    from keys.principal import ADMIN, principal_of  # noqa: PLC0415 - settings import this file before there are apps
+
+    principal = principal_of(request)
+    return principal.is_platform_admin or bool(principal.organizations_with(ADMIN) or principal.teams_with(ADMIN))
+
+
 def is_overview(request: HttpRequest) -> bool:
     return request.path == str(reverse_lazy("admin:index"))
 
@@ -39,11 +47,15 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             {**item("Overview", "space_dashboard", "admin:index"), "active": is_overview},
             item("Requests", "receipt_long", "admin:usage_requestrecord_changelist", "usage.requestrecord"),
+            item("Usage", "query_stats", "admin:explorer", "usage.usagebucket"),
+            item("Budgets", "savings", "admin:budgets", "keys.limit"),
+            item("Health", "vital_signs", "admin:health", "routing.deployment"),
         ],
     },
     {
         "title": "Access",
         "items": [
+            item("My keys", "vpn_key", "admin:my_keys"),
             item("Virtual keys", "key", "admin:keys_virtualkey_changelist", "keys.virtualkey"),
             item("Organizations", "apartment", "admin:keys_organization_changelist", "keys.organization"),
             item("Teams", "groups", "admin:keys_team_changelist", "keys.team"),
@@ -61,8 +73,17 @@ NAVIGATION: list[dict[str, Any]] = [
         ],
     },
     {
+        "title": "Tools",
+        "items": [
+            {**item("Playground", "chat", "admin:playground"), "permission": administers},
+            item("Key tester", "rule", "admin:key_tester", "keys.virtualkey"),
+            {**item("Decisions", "alt_route", "admin:simulator"), "permission": administers},
+            item("Losses", "filter_alt", "admin:losses", "routing.deployment"),
+        ],
+    },
+    {
         "title": "Record",
-        "items": [item("Audit log", "history_edu", "admin:keys_auditevent_changelist", "keys.auditevent")],
+        "items": [item("Audit log", "history_edu", "admin:audit_log", "keys.auditevent")],
     },
 ]
 

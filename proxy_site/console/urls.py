@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.contrib.admin import AdminSite
-from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 
 from proxy_site.console import issued, models_json, testing
+from proxy_site.console.pages import PAGES
 
 
 def patterns(site: AdminSite) -> list[URLPattern]:
-    pages: list[tuple[str, Callable[..., HttpResponse], str]] = [
+    pages: list[tuple[str, Callable[..., HttpResponseBase], str]] = [
         ("keys/virtualkey/<uuid:key_id>/secret/", issued.page, "key_secret"),
         ("models.json", models_json.view, "models_json"),
         ("routing/connection/<uuid:connection_id>/test/", testing.connection, "connection_test"),
         ("routing/deployment/<uuid:deployment_id>/test/", testing.deployment, "deployment_test"),
+        *PAGES,
     ]
     return [path(route, site.admin_view(view), name=name) for route, view, name in pages]

@@ -1,4 +1,4 @@
-// Charts on the overview: Chart.js (already on the page), data from the page, colours from the theme.
+// Charts: Chart.js (already on the page), data from the page, colours from the theme.
 import { given } from "./http.js";
 
 const PALETTE = ["#6366f1", "#14b8a6", "#f59e0b", "#ec4899", "#3b82f6", "#84cc16", "#94a3b8"];
@@ -16,6 +16,14 @@ const KINDS = {
   ttft: { type: "line", stacked: false, unit: time, colour: (label, at) => ["#6366f1", "#f59e0b"][at] },
 };
 
+const UNITS = { usd, count, ms: time };
+
+// A chart that is not in the table says in its data attributes what it is.
+function kindOf(canvas) {
+  const { chart, type, unit } = canvas.dataset;
+  return KINDS[chart] || { type, stacked: type === "bar", unit: UNITS[unit], colour: KINDS.spend.colour };
+}
+
 const shown = [];
 
 function theme() {
@@ -23,8 +31,9 @@ function theme() {
   return { grid: style.getPropertyValue("--gh-line").trim(), text: style.getPropertyValue("--gh-faint").trim() };
 }
 
-function draw(canvas, labels, series) {
-  const kind = KINDS[canvas.dataset.chart];
+// links: where a click on the bars of a label leads.
+function draw(canvas, labels, series, links) {
+  const kind = kindOf(canvas);
   const { grid, text } = theme();
   const datasets = series
     .filter((each) => kind.type === "line" || each.data.some((value) => value))
@@ -50,12 +59,16 @@ function draw(canvas, labels, series) {
         maintainAspectRatio: false,
         animation: false,
         interaction: { mode: "index", intersect: false },
+        ...(links && {
+          onClick: (_event, hit) => hit.length && location.assign(links[hit[0].index]),
+          onHover: (event, hit) => (event.native.target.style.cursor = hit.length ? "pointer" : ""),
+        }),
         scales: {
           x: { ...axis, grid: { display: false } },
           y: { ...axis, beginAtZero: true, grid: { color: grid }, ticks: { ...axis.ticks, maxTicksLimit: 5, callback: kind.unit } },
         },
         plugins: {
-          legend: { display: datasets.length > 0, position: "bottom", labels: { color: text, boxWidth: 9, boxHeight: 9, usePointStyle: true } },
+          legend: { display: datasets.length > 0 && !("plain" in canvas.dataset), position: "bottom", labels: { color: text, boxWidth: 9, boxHeight: 9, usePointStyle: true } },
           tooltip: { callbacks: { label: (item) => ` ${item.dataset.label}: ${kind.unit(item.parsed.y)}` } },
         },
       },
@@ -67,7 +80,7 @@ const charts = given("gh-charts");
 if (charts) {
   Chart.defaults.font.family = "Inter, sans-serif";
   Chart.defaults.font.size = 12;
-  for (const canvas of document.querySelectorAll("[data-chart]")) draw(canvas, charts.labels, charts[canvas.dataset.chart]);
+  for (const canvas of document.querySelectorAll("[data-chart]")) draw(canvas, charts.labels, charts[canvas.dataset.chart], charts.links);
   // The theme switch changes a class of <html>: follow it.
   new MutationObserver(() => {
     const { grid, text } = theme();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django import template
 
 from keys.dates import ago
@@ -31,3 +33,10 @@ def state_kind(http_status: int) -> str:
     if http_status < 400:
         return "gh-ok"
     return "gh-late" if http_status in (429, 499) else "gh-failed"
+
+
+@register.filter
+def with_filter(filters: Any, name: str) -> str:
+    """The state of a page as a query string that ends in `name=`, to be completed with a value."""
+    rest = filters.query(**{name: ""})
+    return f"{rest}&{name}=" if rest else f"{name}="
