@@ -39,11 +39,11 @@ async def admit(question: Question, flight: Flight) -> None:
     call, model = question.call, question.model
     rules = limits.rules_for(call.key, model.name)
     if not rules:
-        output = output_cap(question.body, TYPICAL_OUTPUT)
+        output = output_cap(question, TYPICAL_OUTPUT)
         flight.asked(Ask(flight.call_id, model.name, tokens=question.prompt_tokens + output), question.prompt_tokens)
         return
     ask = Ask(flight.call_id, model.name)
-    if any(rule.metric in ("tokens", "spend") for rule in rules):
+    if question.hints.action != "count" and any(rule.metric in ("tokens", "spend") for rule in rules):
         factor = max((token_factor(deployment) for deployment in model.deployments), default=1.0)
         counted = await tokens.estimate_aside(question.normal, len(call.body), factor)
         question.prompt_tokens = sum(counted.values())
@@ -54,7 +54,7 @@ async def admit(question: Question, flight: Flight) -> None:
 
 def worst_case(question: Question, call_id: str, *, spend: bool) -> Ask:
     prompt = question.prompt_tokens
-    output = output_cap(question.body, question.model.output_token_limit)
+    output = output_cap(question, question.model.output_token_limit)
     nano = dearest(question, prompt, output) if spend else 0
     return Ask(call_id, question.model.name, tokens=prompt + output, spend=nano)
 
@@ -82,8 +82,11 @@ def candidates(question: Question) -> Iterable[DeploymentEntry]:
             yield from other.deployments
 
 
-def output_cap(body: Json, otherwise: int) -> int:
+def output_cap(question: Question, otherwise: int) -> int:
     """The most tokens this request lets a model write, all candidates together."""
+    if question.hints.action in ("count", "embed"):
+        return 0
+    body = question.body
     config = body.get("generationConfig") or body.get("generation_config")
     if not isinstance(config, dict):
         return otherwise

@@ -36,7 +36,7 @@ async def count_tokens(call: Call) -> HttpResponse:
     with closing(flight):
         model = permitted(call)
         body = wire.normalise_count(await read_body(call))
-        question = Question(call, model, body)
+        question = Question(call, model, body, action="count", normal=body)
         await admission.admit(question, flight)
         exact = await vendors_count(question, body)
         counted = exact or await estimate(question, body)

@@ -20,6 +20,7 @@ from gemini_api.translators.base import Letter, Target, Translator
 from keys import policy
 from lib import json
 from routing import loading
+from routing.backends.base import Action
 from routing.catalog import DeploymentEntry, ModelEntry
 from routing.errors import UpstreamError
 from routing.router import Hints
@@ -37,15 +38,19 @@ class Question:
 
     __slots__ = ("_normal", "body", "call", "hints", "model", "prompt_tokens")
 
-    def __init__(self, call: Call, model: ModelEntry, body: Json) -> None:
+    def __init__(
+        self, call: Call, model: ModelEntry, body: Json, *, action: Action = "generate", normal: Json | None = None
+    ) -> None:
+        """normal: `body` in one spelling, when somebody had it read already."""
         self.call = call
         self.model = model
         self.body = body
-        self._normal: Json | None = None
+        self._normal = normal
         self.prompt_tokens = tokens.guess(len(call.body))
         self.hints = Hints(
             call_id="",
             stream=call.stream,
+            action=action,
             prompt_tokens=self.prompt_tokens,
             deadline=call.deadline,
             organization_id=call.key.organization_id,

@@ -34,12 +34,17 @@ async def count_tokens(request: HttpRequest, model: str) -> HttpResponse:
 
 async def embed_content(request: HttpRequest, model: str) -> HttpResponse:
     """One text as a vector."""
-    return await embedding.embed(read_call(request, "embedContent", model))
+    return await embedding.embed(read_call(request, "embedContent", model), embedding.ONE)
 
 
 async def batch_embed_contents(request: HttpRequest, model: str) -> HttpResponse:
     """Many texts as vectors."""
-    return await embedding.embed(read_call(request, "batchEmbedContents", model))
+    return await embedding.embed(read_call(request, "batchEmbedContents", model), embedding.MANY)
+
+
+async def predict(request: HttpRequest, model: str) -> HttpResponse:
+    """Many texts as vectors, in the words that Vertex's SDK uses for it."""
+    return await embedding.embed(read_call(request, "batchEmbedContents", model), embedding.PREDICT)
 
 
 async def list_models(request: HttpRequest) -> HttpResponse:
@@ -77,6 +82,7 @@ METHODS = {
     ":countTokens": count_tokens,
     ":embedContent": embed_content,
     ":batchEmbedContents": batch_embed_contents,
+    ":predict": predict,
 }
 
 

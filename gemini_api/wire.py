@@ -174,9 +174,12 @@ def normalise_embed(body: Json, *, batch: bool = False, model: str = "") -> list
     model: the path's, without "models/"; a request that names another one is refused, when it is given.
     """
     if batch:
-        requests: list[Json] = _read(_BATCH, body).get("requests", [])
+        read = _read(_BATCH, body)
+        requests: list[Json] = read.get("requests", [])
         if not requests:
             raise InvalidArgument("* BatchEmbedContentsRequest.requests: requests is not specified", field="requests")
+        if unknown := read.get("_unknown"):
+            requests[0]["_unknown"] = unknown
     else:
         requests = [_read(_EMBED, body)]
     named = {_bare(request["model"]) for request in requests if request.get("model")} | (
@@ -191,6 +194,24 @@ def normalise_embed(body: Json, *, batch: bool = False, model: str = "") -> list
             raise InvalidArgument(f"* EmbedContentRequest.{where}: content is not specified", field=where)
         for index, part in enumerate(parts):
             _check_part(part, f"EmbedContentRequest.{where}.parts[{index}]", f"{where}.parts[{index}]")
+    return requests
+
+
+def normalise_predict(body: Json) -> list[Json]:
+    """The texts of Vertex's `predict`, which its SDK sends for embeddings, as requests of batchEmbedContents."""
+    read = _read(_PREDICT, body)
+    common = {name: value for name, value in read.get("parameters", {}).items() if name != "_unknown"}
+    requests = []
+    for place, instance in enumerate(read.get("instances", ())):
+        if not instance.get("content"):
+            where = f"instances[{place}].content"
+            raise InvalidArgument(f"* PredictRequest.{where}: content is not specified", field=where)
+        own = {name: instance[name] for name in ("taskType", "title") if name in instance}
+        requests.append({"content": {"parts": [{"text": instance["content"]}]}, **own, **common})
+    if not requests:
+        raise InvalidArgument("* PredictRequest.instances: instances is not specified", field="instances")
+    if unknown := read.get("_unknown"):
+        requests[0]["_unknown"] = unknown
     return requests
 
 
@@ -701,10 +722,33 @@ _EMBED_FIELDS: dict[str, Reader | None] = {
     "title": _text,
     "outputDimensionality": _INT32,
     "autoTruncate": _bool,
-    "embedContentConfig": None,
+    "embedContentConfig": _message(
+        "EmbedContentConfig",
+        {
+            "taskType": _enum("TaskType", (), closed=False),
+            "title": _text,
+            "outputDimensionality": _INT32,
+            "autoTruncate": _bool,
+            "documentOcr": None,
+            "audioTrackExtraction": None,
+        },
+    ),
 }
 _EMBED = _message("EmbedContentRequest", _EMBED_FIELDS)
 _BATCH = _message("BatchEmbedContentsRequest", {"requests": _list(_EMBED)})
+_INSTANCE: dict[str, Reader | None] = {
+    "content": _text,
+    "taskType": _enum("TaskType", (), closed=False),
+    "title": _text,
+    "mimeType": None,
+}
+_PREDICT = _message(
+    "PredictRequest",
+    {
+        "instances": _list(_message("Instance", _INSTANCE)),
+        "parameters": _message("Parameters", {"outputDimensionality": _INT32, "autoTruncate": _bool}),
+    },
+)
 
 # --- What must hold between fields ------------------------------------------------------------------------------------
 

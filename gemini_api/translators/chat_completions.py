@@ -691,18 +691,22 @@ def _filter_result(body: ErrorBody) -> Any:
 # --- Embeddings -------------------------------------------------------------------------------------------------------
 
 
+_NOT_EMBEDDED = ("taskType", "title", "autoTruncate", "documentOcr", "audioTrackExtraction")
+
+
 def embed_request(requests: list[Json], target: Target) -> Letter:
     losses = Losses(target, "OpenAI Embeddings")
     texts = []
-    for place, each in enumerate(requests):
+    asked = [{**each.get("embedContentConfig", {}), **each} for each in requests]
+    for place, each in enumerate(asked):
         for path in each.get("_unknown", ()):
             losses.drop(path)
-        for name in ("taskType", "title"):
-            if name in each:
+        for name in _NOT_EMBEDDED:
+            if each.get(name):
                 losses.drop(name)
         texts.append(_embedded_text(each, f"requests[{place}]", losses))
     payload: Json = {"model": target.model, "input": texts, "encoding_format": "float"}
-    sizes = {each.get("outputDimensionality") for each in requests}
+    sizes = {each.get("outputDimensionality") for each in asked}
     if len(sizes) > 1:
         losses.refuse("outputDimensionality", "All requests of a batch must ask for the same.")
     if size := sizes.pop():

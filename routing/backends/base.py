@@ -99,6 +99,10 @@ class Backend:
         """The language of this endpoint: a module name in gemini_api/translators."""
         return self.language
 
+    def embeds_at_once(self, endpoint: Endpoint) -> int:
+        """The most contents that one embedding call takes; more are sent in several."""
+        return 2048
+
     def check(self, endpoint: Endpoint) -> None:
         """Raise BadOption when this endpoint's options or credential cannot be right."""
         for option in self.options:

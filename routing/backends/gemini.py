@@ -30,6 +30,9 @@ class Gemini(Backend):
     def headers(self, endpoint: Endpoint) -> dict[str, str]:
         return {"x-goog-api-key": endpoint.credential["api_key"]}
 
+    def embeds_at_once(self, endpoint: Endpoint) -> int:
+        return 100
+
     def payload(self, endpoint: Endpoint, payload: dict[str, Any], action: Action) -> dict[str, Any]:
         """Two methods name the model once more in the body, and want the name this backend has for it."""
         name = resource(endpoint.model)

@@ -16,6 +16,9 @@ class GeminiOpenAI(Backend):
     actions: ClassVar[frozenset[Action]] = frozenset({"generate", "stream", "embed"})
     price_provider = "google"
 
+    def embeds_at_once(self, endpoint: Endpoint) -> int:
+        return 100
+
     def url(self, endpoint: Endpoint, action: Action) -> str:
         base = endpoint.base_url
         if not base.endswith("/openai"):

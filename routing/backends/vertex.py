@@ -81,6 +81,10 @@ class Vertex(Backend):
         model = "count-tokens" if (publisher, action) == ("anthropic", "count") else endpoint.model
         return f"{base}/publishers/{publisher}/models/{segment(model)}:{method}"
 
+    def embeds_at_once(self, endpoint: Endpoint) -> int:
+        """Gemini's embedding models take one, whichever method they are called by."""
+        return 1 if endpoint.model.startswith("gemini-embedding") else 250
+
     def payload(self, endpoint: Endpoint, payload: dict[str, Any], action: Action) -> dict[str, Any]:
         if action == "embed":
             return embed_payload(endpoint.model, payload)
@@ -131,13 +135,22 @@ def embed_payload(model: str, payload: dict[str, Any]) -> dict[str, Any]:
         if len(requests) != 1:
             raise UpstreamError("invalid", "This model takes one content per embedding call here.", sent=False)
         return {name: value for name, value in requests[0].items() if name != "model"}
-    instances = []
-    for each in requests:
-        text = "".join(part.get("text", "") for part in each.get("content", {}).get("parts", []))
-        instance = {"content": text, "task_type": each.get("taskType"), "title": each.get("title")}
-        instances.append({name: value for name, value in instance.items() if value is not None})
-    size = next((each["outputDimensionality"] for each in requests if "outputDimensionality" in each), None)
-    return {"instances": instances, **({"parameters": {"outputDimensionality": size}} if size else {})}
+    asked = [{**each.get("embedContentConfig", {}), **each} for each in requests]
+    parameters = {name: asked[0][name] for name in ("outputDimensionality", "autoTruncate") if name in asked[0]}
+    if any(
+        each.get(name) != parameters.get(name) for each in asked for name in ("outputDimensionality", "autoTruncate")
+    ):
+        raise UpstreamError("invalid", "All requests of a batch must ask for the same size here.", sent=False)
+    return {"instances": [_instance(each) for each in asked], **({"parameters": parameters} if parameters else {})}
+
+
+def _instance(asked: dict[str, Any]) -> dict[str, Any]:
+    parts = asked.get("content", {}).get("parts", [])
+    if any("text" not in part for part in parts):
+        raise UpstreamError("invalid", "This model only embeds text.", sent=False)
+    instance = {"content": "".join(part["text"] for part in parts)}
+    names = {"task_type": "taskType", "title": "title"}
+    return instance | {there: asked[here] for there, here in names.items() if here in asked}
 
 
 # ---- tokens (blocking: in a thread)

@@ -325,3 +325,21 @@ def test_whatever_a_stranger_sends_is_read_or_refused_and_never_changed(body: Js
         json.dumps(out)
         assert all(content["role"] in ("user", "model") for content in out["contents"])
     assert body == before
+
+
+def test_vertex_texts_to_predict_are_requests_to_embed() -> None:
+    body = {
+        "instances": [{"content": "a", "task_type": "CLUSTERING", "title": "t"}, {"content": "b"}],
+        "parameters": {"outputDimensionality": "8", "autoTruncate": True},
+    }
+    common = {"outputDimensionality": 8, "autoTruncate": True}
+    assert wire.normalise_predict(body) == [
+        {"content": {"parts": [{"text": "a"}]}, "taskType": "CLUSTERING", "title": "t", **common},
+        {"content": {"parts": [{"text": "b"}]}, **common},
+    ]
+
+
+@pytest.mark.parametrize("body", [{}, {"instances": []}, {"instances": [{}]}, {"instances": [{"content": 5}]}])
+def test_nothing_to_predict_is_refused(body: Json) -> None:
+    with pytest.raises(InvalidArgument):
+        wire.normalise_predict(body)

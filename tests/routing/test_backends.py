@@ -170,6 +170,31 @@ def test_vertex_says_so_when_a_model_embeds_one_content_per_call() -> None:
     with pytest.raises(UpstreamError) as error:
         BACKENDS["vertex"].payload(place, {"requests": [{"content": 1}, {"content": 2}]}, "embed")
     assert error.value.kind == "invalid"
+    assert BACKENDS["vertex"].embeds_at_once(place) == 1
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]}}],
+        [{"content": {"parts": [{"text": "a"}]}, "outputDimensionality": 4}, {"content": {"parts": [{"text": "b"}]}}],
+    ],
+)
+def test_vertex_refuses_what_predict_could_only_embed_in_part(requests: list[dict[str, Any]]) -> None:
+    place = endpoint("vertex", "text-embedding-005", options=VERTEX)
+    with pytest.raises(UpstreamError) as error:
+        BACKENDS["vertex"].payload(place, {"requests": requests}, "embed")
+    assert error.value.kind == "invalid"
+
+
+def test_vertex_hears_what_an_embedding_is_for_in_either_place() -> None:
+    place = endpoint("vertex", "text-embedding-005", options=VERTEX)
+    config = {"taskType": "CLUSTERING", "outputDimensionality": 8, "autoTruncate": False}
+    flat = {"content": {"parts": [{"text": "a"}]}, **config}
+    nested = {"content": {"parts": [{"text": "a"}]}, "embedContentConfig": config}
+    sent = [BACKENDS["vertex"].payload(place, {"requests": [each]}, "embed") for each in (flat, nested)]
+    assert sent[0] == sent[1]
+    assert sent[0]["parameters"] == {"outputDimensionality": 8, "autoTruncate": False}
 
 
 LANGUAGES = [
