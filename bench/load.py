@@ -1,9 +1,10 @@
-"""A load client that costs little: asyncio sockets, keep-alive, a fixed number of calls in flight."""
+"""Load clients that cost little: asyncio sockets, keep-alive. `load`: so many calls in flight; `offer`: so many a second."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -76,3 +77,77 @@ async def load(port: int, wire: bytes, *, in_flight: int, seconds: float, limit:
     await asyncio.gather(*[worker(port, wire, begin + seconds, limit, result) for _ in range(in_flight)])
     result.seconds = time.perf_counter() - begin
     return result
+
+
+@dataclass(frozen=True)
+class Told:
+    """One answer. status: 0 when there was none; whole: it came to its end without an error inside. Times in seconds."""
+
+    status: int
+    whole: bool
+    at: float  # time.monotonic() when the call began
+    first: float = 0.0  # until the first piece of the body
+    seconds: float = 0.0
+    body: bytes = b""
+
+
+class Client:
+    """Calls on connections that are kept. A call that ends badly ends its connection."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def call(self, wire: bytes, patience: float = 120.0) -> Told:
+        began, at = time.perf_counter(), time.monotonic()
+        status, first, body, writer = 0, 0.0, b"", None
+        try:
+            async with asyncio.timeout(patience):
+                if self._idle:
+                    reader, writer = self._idle.pop()
+                else:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
+                writer.write(wire)
+                head = await reader.readuntil(b"\r\n\r\n")
+                status = int(head.split(b" ", 2)[1])
+                async for piece in _pieces(reader, head.lower()):
+                    first = first or time.perf_counter()
+                    body += piece
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            if writer is not None:
+                writer.transport.abort()
+            return Told(status, False, at, first - began if first else 0.0, time.perf_counter() - began, body)
+        if b"connection: close" in head.lower():
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return Told(status, b'"error"' not in body, at, first - began, time.perf_counter() - began, body)
+
+    def close(self) -> None:
+        for _, writer in self._idle:
+            writer.transport.abort()
+        self._idle.clear()
+
+
+async def _pieces(reader: asyncio.StreamReader, head: bytes) -> AsyncIterator[bytes]:
+    at = head.find(b"content-length:")
+    if at >= 0:
+        yield await reader.readexactly(int(head[at + 15 :].split(b"\r\n", 1)[0]))
+        return
+    while size := int((await reader.readuntil(b"\r\n")).strip(), 16):
+        yield (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+
+
+async def offer(client: Client, wires: Sequence[bytes], *, rate: float, seconds: float) -> list[Told]:
+    """Begin `rate` calls a second whatever becomes of those before, taking the wires by turns. Waits for all answers."""
+    began = time.monotonic()
+    calls: list[asyncio.Task[Told]] = []
+    try:
+        for number in range(round(rate * seconds)):
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+            calls.append(asyncio.create_task(client.call(wires[number % len(wires)])))
+        return await asyncio.gather(*calls)
+    finally:
+        for call in calls:
+            call.cancel()

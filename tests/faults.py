@@ -66,10 +66,10 @@ class FaultProxy:
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.port = 0
+        self._socket = _bound(0)
+        self.port: int = self._socket.getsockname()[1]
         self.exchanges = 0
         self.fault = HEALTHY
-        self._socket = _bound(0)
         self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._fillers: list[socket.socket] = []
@@ -81,7 +81,6 @@ class FaultProxy:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.port = self._socket.getsockname()[1]
         self._listen()
 
     async def close(self) -> None:
