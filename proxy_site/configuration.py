@@ -258,7 +258,8 @@ class Apply:
             raise ConfigurationError(f"{where}: option {', '.join(sorted(unknown))} is not known to {spec.kind}.")
         base_url = spec.base_url.rstrip("/")
         try:
-            addresses.check_url(base_url or backend.base_url, allow_private=spec.allow_private)
+            if address := base_url or backend.base_url:  # some kinds make theirs from region or location
+                addresses.check_url(address, allow_private=spec.allow_private)
         except addresses.AddressRefused as refused:
             raise ConfigurationError(f"{where}: {refused}") from None
         values = self.credential(spec, where)

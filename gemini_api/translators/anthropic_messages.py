@@ -280,7 +280,7 @@ def _tool(declared: tools.Declaration, names: Names, strictly: bool) -> Json:
 
 # --- The answer -------------------------------------------------------------------------------------------------------
 
-_REASONS = {
+REASONS = {
     "end_turn": "STOP",
     "stop_sequence": "STOP",
     "tool_use": "STOP",
@@ -480,7 +480,7 @@ def _keep(building: chunks.Answer, text: str, signature: str) -> None:
 
 def _finish(building: chunks.Answer, said: Json) -> None:
     why = said.get("stop_reason") or "end_turn"
-    reason, message = _REASONS.get(why, "OTHER"), ""
+    reason, message = REASONS.get(why, "OTHER"), ""
     if why == "refusal":
         told = (said.get("stop_details") or {}).get("explanation") or ""
         message = told or "refusal"

@@ -410,7 +410,7 @@ def _reasoning(block: Json) -> Json:
 
 # --- The answer -------------------------------------------------------------------------------------------------------
 
-_REASONS = {
+REASONS = {
     "end_turn": "STOP",
     "stop_sequence": "STOP",
     "tool_use": "STOP",
@@ -587,7 +587,7 @@ def _keep(building: chunks.Answer, text: str, signature: str) -> None:
 
 
 def _finish(building: chunks.Answer, why: str) -> None:
-    reason = _REASONS.get(why, "OTHER")
+    reason = REASONS.get(why, "OTHER")
     if reason == "SAFETY" and not building.started:
         building.text(blocked.DECLINED)
     building.finish(reason, "" if why in _PLAIN else why)

@@ -105,6 +105,8 @@ def _prompt(body: Json, target: Target, caps: capabilities.Row, names: Names, lo
         return signatures.blocks_for(signature, family=FAMILY, scope=target.scope, tenant=target.tenant)
 
     said = turns.read(body, losses, opaque=opened, short_ids=caps["short_ids"])
+    if said[-1].role == "model":
+        losses.drop("contents")  # a prefill: the model answers it instead of going on with it
     detail = media.DETAILS.get(body.get("generationConfig", {}).get("mediaResolution", ""), "auto")
     items, sealed = _input(said, names, detail, losses, reasoning=caps["encrypted_reasoning"])
     payload: Json = {"model": target.model}
@@ -475,7 +477,7 @@ _EVENTS: dict[str, Callable[[Stream, Json], list[Json]]] = {
 }
 
 # status "incomplete": its reason -> Gemini's
-_INCOMPLETE = {"max_output_tokens": "MAX_TOKENS", "max_messages": "MAX_TOKENS", "content_filter": "SAFETY"}
+INCOMPLETE = {"max_output_tokens": "MAX_TOKENS", "max_messages": "MAX_TOKENS", "content_filter": "SAFETY"}
 
 
 def _named(building: chunks.Answer, said: Json) -> None:
@@ -528,7 +530,7 @@ def _finish(building: chunks.Answer, said: Json, refused: bool) -> None:
         building.usage(counted)
     if said.get("status") == "incomplete":
         why = (said.get("incomplete_details") or {}).get("reason") or ""
-        reason = _INCOMPLETE.get(why, "OTHER")
+        reason = INCOMPLETE.get(why, "OTHER")
         if reason == "SAFETY" and not building.started:
             building.text(blocked.DECLINED)
         building.finish(reason, why if reason in ("SAFETY", "OTHER") else "")
