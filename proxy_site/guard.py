@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +23,7 @@ from lib import json
 logger = logging.getLogger("gatehouse.guard")
 NEVER = float("inf")
 SWEEP_SECONDS = 0.5
+NO_LINGER = struct.pack("ii", 1, 0)  # closing sends RST and throws away what was not sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             logger.info("A client stopped reading; its connection was closed.")
+            # With RST: the kernel would go on holding what it was given for somebody who never reads.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.transport.abort()
 
     # The life of a request

@@ -126,9 +126,12 @@ async def test_a_client_that_stops_reading_is_let_go() -> None:
         gone.set()
 
     async with served(endless) as port:
-        _reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(GOOD)
         await asyncio.wait_for(gone.wait(), 10)  # the guard ends it: nothing else would
+        with pytest.raises(ConnectionResetError):  # and the kernel keeps nothing for it
+            while await reader.read(65_536):
+                pass
         writer.close()
 
 
