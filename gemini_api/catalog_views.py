@@ -46,7 +46,7 @@ def get_model(call: Call) -> HttpResponse:
 def described(model: ModelEntry, asked: str = "") -> Json:
     """A Model resource as the API writes it. An alias answers under the name that was asked for."""
     methods = ["generateContent", "streamGenerateContent", "countTokens"]
-    if any("embed" in deployment.backend.actions for deployment in model.deployments):
+    if any("embed" in deployment.actions for deployment in model.deployments):
         methods += ["embedContent", "batchEmbedContents"]
     return {
         "name": f"models/{asked or model.name}",

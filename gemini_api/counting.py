@@ -57,7 +57,7 @@ async def estimate(question: Question, body: Json) -> Json:
 async def vendors_count(question: Question, body: Json) -> Json | None:
     """The count of the first deployment that is to count exactly. Any failure means that our own estimate will do."""
     for deployment in question.model.deployments:
-        if deployment.exact_token_count and "count" in deployment.backend.actions:
+        if deployment.exact_token_count and "count" in deployment.actions:
             return await known_or_asked(question, body, deployment)
     return None
 

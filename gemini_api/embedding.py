@@ -63,7 +63,7 @@ async def embed(call: Call, form: Form) -> HttpResponse:
         words = {"contents": [request["content"] for request in requests]}
         question = Question(call, model, {"requests": requests}, action="embed", normal=words)
         await admission.admit(question, flight)
-        if not any("embed" in deployment.backend.actions for deployment in model.deployments):
+        if not any("embed" in deployment.actions for deployment in model.deployments):
             raise Unimplemented(f"models/{model.name} has no deployment that embeds.")
         for attempt in router.attempts(model, question.hints):
             if attempt.delay:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from routing.backends.base import Backend, Endpoint
+from routing.backends.base import Action, Backend, Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,11 @@ class DeploymentEntry:
     @property
     def language(self) -> str:
         return self.backend.speaks(self.endpoint)
+
+    @property
+    def actions(self) -> frozenset[Action]:
+        """What it can be asked."""
+        return self.backend.able(self.endpoint)
 
 
 @dataclass(frozen=True, slots=True)

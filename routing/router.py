@@ -216,7 +216,7 @@ class Route:
             return "draining"
         if score.limited and (full := score.full(now, self.hints.prompt_tokens)):
             return full
-        if self.hints.action not in entry.backend.actions:
+        if self.hints.action not in entry.actions:
             return f"cannot {self.hints.action}"
         if self.refused_scopes and entry.endpoint.scope in self.refused_scopes:
             return "its credential was just refused"
@@ -328,7 +328,7 @@ class Route:
 
     def _nothing(self) -> NoDeployment:
         scores = self.plan.scores
-        able = [score for score in scores if self.hints.action in score.entry.backend.actions]
+        able = [score for score in scores if self.hints.action in score.entry.actions]
         if not able:
             return NoDeployment(self.model.name, "none")
         waits = [wait for score in able if (wait := wait_for(score, self.now)) is not None]

@@ -103,6 +103,10 @@ class Backend:
         """The most contents that one embedding call takes; more are sent in several."""
         return 2048
 
+    def able(self, endpoint: Endpoint) -> frozenset[Action]:
+        """What this endpoint can be asked: `actions`, unless its options take one away."""
+        return self.actions
+
     def check(self, endpoint: Endpoint) -> None:
         """Raise BadOption when this endpoint's options or credential cannot be right."""
         for option in self.options:

@@ -56,6 +56,10 @@ class Vertex(Backend):
     def speaks(self, endpoint: Endpoint) -> str:
         return "anthropic_messages" if self._publisher(endpoint) == "anthropic" else "gemini"
 
+    def able(self, endpoint: Endpoint) -> frozenset[Action]:
+        """Anthropic has no embeddings."""
+        return self.actions - {"embed"} if self._publisher(endpoint) == "anthropic" else self.actions
+
     def check(self, endpoint: Endpoint) -> None:
         super().check(endpoint)
         for name in ("project", "location"):
