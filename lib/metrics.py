@@ -18,6 +18,7 @@ FIRST_TOKEN = Counter("gatehouse_first_token_milliseconds", "Sum of times to fir
 STREAMS = Counter("gatehouse_first_tokens", "Streams that had a first token", ["model", "backend"])
 REFUSED = Counter("gatehouse_unknown_callers", "Calls without a usable key", ["problem"])
 IN_FLIGHT = Gauge("gatehouse_calls_in_flight", "Calls running now", multiprocess_mode="livesum")
+TASKS = Gauge("gatehouse_tasks", "Tasks of the event loop, calls and their waiting included", multiprocess_mode="livesum")
 WAITING = Gauge("gatehouse_spool_bytes", "Bytes of usage not yet in the database", multiprocess_mode="livesum")
 STORE_UP = Gauge("gatehouse_store_up", "Whether Redis answers (1 also when none is used)", multiprocess_mode="livemin")
 LEDGER_UP = Gauge("gatehouse_ledger_up", "Whether the database takes records", multiprocess_mode="livemin")

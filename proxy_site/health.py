@@ -49,6 +49,7 @@ async def metrics(scope: dict[str, Any], receive: Any, send: Send) -> None:
     if not allowed:
         await respond(send, 403, b'{"status":"forbidden"}')
         return
+    numbers.TASKS.set(len(asyncio.all_tasks()))  # here, because the rest is asked in a thread
     body, content_type = await asyncio.to_thread(numbers.text, env.metrics_directory())
     await respond(send, 200, body, content_type)
 
