@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LAG: Final = 3.0  # seconds after which an ended call is in the ledger
 AFTER_DOUBT: Final = (1.0, 10.0, 60.0)  # seconds: when counters are compared after Redis came back or a process died
+EVERY: Final = 3_600.0  # seconds: when they are compared without any doubt
 SLACK: Final = 60.0  # seconds that a call's id may be older than its start
 
 Sums = dict[str, tuple[int, int, int]]  # model: requests, tokens, nano-dollars
@@ -142,8 +143,8 @@ async def compare(
 ) -> list[Comparison]:
     """Every calendar and lifetime limit of one organization. Raises StoreDown.
 
-    Sliding windows renew themselves within the hour, and calls under way are counted by their leases. Nothing is
-    mended while somebody else does it. only_upwards: the ledger may still hear of calls that a dead process left.
+    Sliding windows renew themselves within the hour, and calls under way are counted by their leases. With
+    repair, empty while somebody else does it. only_upwards: the ledger may still hear of calls that a dead process left.
     """
     now = time.time()
     whose, zone = limited.organization_id, limited.time_zone
@@ -154,6 +155,8 @@ async def compare(
     rules = [each.rule for each in places]
     asked = [(each.rule, each.since(now)) for each in places]
     async with limiter.alone(whose) as alone:
+        if repair and not alone:
+            return []
         before = await rebuild(whose, asked)
         counted = await limiter.usage(rules, now, zone, whose)
         await asyncio.sleep(lag)
@@ -167,13 +170,13 @@ async def compare(
         ]  # fmt: skip
         if only_upwards:
             found = [each if each.drift < 0 else replace(each, drift=0) for each in found]
-        if repair and alone and any(each.drift for each in found):
+        if repair and any(each.drift for each in found):
             await limiter.correct(rules, [-each.drift for each in found], now, zone, whose)
     return found
 
 
 class Reconciling:
-    """The background task of a process: compares when there is doubt."""
+    """The background task of a process: compares when there is doubt, and once an hour."""
 
     def __init__(self) -> None:
         self.mended = 0  # counters, since the start
@@ -202,11 +205,11 @@ class Reconciling:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            pause = max(0.0, self._due[0] - time.monotonic()) if self._due else None
+            pause = max(0.0, self._due[0] - time.monotonic()) if self._due else EVERY
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
                 continue
-            self._due.pop(0)
+            self._due = self._due[1:]
             try:
                 await self._mend(only_upwards=bool(self._due) or ledger.failures > 0)
             except StoreDown:

@@ -86,6 +86,7 @@ class RedisLimiter:
         self.reaped = 0  # leases of dead processes that this one gave back or charged
         self.on_doubt: Callable[[], None] = lambda: None  # counters may differ from the ledger: reconcile soon
         self._store = store
+        self._ready = True  # Redis knows everything of ours that it has to know
         self._lease_ms = round(lease * 1000)
         self._beat = beat
         self._plans = Plans()
@@ -102,6 +103,7 @@ class RedisLimiter:
         self._teller: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
+        self._store.on_down(self._gone)
         self._store.on_up(self._back)
         await self._heartbeat()
         self._task = asyncio.create_task(self._run(), name="limits.heartbeat")
@@ -129,7 +131,7 @@ class RedisLimiter:
             return again
         plan = self._plans.at(key.organization_id, rules, now, key.time_zone)
         self.touched.note(plan)
-        if not self._store.available:
+        if not self._store.available or not self._ready:
             return self._alone(key, plan, ask, now)
         if plan.organization_id not in self._organizations:
             self._organizations.add(plan.organization_id)
@@ -328,16 +330,27 @@ class RedisLimiter:
         with contextlib.suppress(StoreDown):  # it is gone again: the next return does it
             await self._store.run(scripts.REGISTER, [leases(hold.organization_id)], args)
 
+    def _gone(self) -> None:
+        self._ready = False
+
     def _back(self) -> None:
-        """Redis is there again, perhaps without its memory."""
-        self._share.forget()
+        """Redis is there again, perhaps without its memory. It is asked again as soon as it knows what we know."""
         self._organizations.clear()
         self._beside(self._recover())
 
     async def _recover(self) -> None:
-        """What runs is written down anew, what waited is sent, and somebody compares with the ledger."""
-        await self._heartbeat()
-        await self._register(list(self._open.values()))
+        try:
+            await self._heartbeat()
+            await self._register(list(self._open.values()))
+            await self._flush()
+        except Exception:  # calls must not be left to their share for good
+            log.exception("Not everything could be told to Redis: `manage.py reconcile --repair` mends it.")
+        self._ready = self._store.available
+        self._share.forget()
+        self.on_doubt()
+
+    async def _flush(self) -> None:
+        """Send what waited; what cannot be sent waits on."""
         waiting, self._waiting = list(self._waiting), deque()
         for start in range(0, len(waiting), BUNDLE):
             bundle = waiting[start : start + BUNDLE]
@@ -348,7 +361,6 @@ class RedisLimiter:
             for order, answer in zip(bundle, answers, strict=True):
                 if isinstance(answer, StoreDown):
                     self._waiting.append(order)
-        self.on_doubt()
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, name="limits.recovery")

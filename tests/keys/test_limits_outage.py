@@ -96,7 +96,7 @@ async def test_a_key_that_denies_is_refused_until_redis_is_back(
     with pytest.raises(LimitsUnavailable):
         await admit(limiter, key, now)
     await valkey.start()
-    await until(lambda: store.available)
+    await until(lambda: limiter._ready)
     assert not (await admit(limiter, key, now)).degraded
 
 
