@@ -32,12 +32,17 @@ BATCH: Final = 500  # rows in one update
 def load(fingerprints: Sequence[str]) -> dict[str, KeyContext | Problem]:
     """The context of each fingerprint's key, or what is wrong with it. A fingerprint that is nobody's is left out."""
     with own_connection():
-        rows = list(
-            KeySecret.objects.filter(fingerprint__in=fingerprints).select_related(
-                "key__organization", "key__team", "key__owner"
-            )
+        return contexts(fingerprints)
+
+
+def contexts(fingerprints: Sequence[str]) -> dict[str, KeyContext | Problem]:
+    """As `load`, by the connection of a request (or of a command) that is under way."""
+    rows = list(
+        KeySecret.objects.filter(fingerprint__in=fingerprints).select_related(
+            "key__organization", "key__team", "key__owner"
         )
-        rules = _rules([row.key for row in rows])
+    )
+    rules = _rules([row.key for row in rows])
     return {row.fingerprint: _answer(row, rules) for row in rows}
 
 
