@@ -58,7 +58,7 @@ class Filters:
 
     def __init__(self, request: HttpRequest) -> None:
         given = request.GET
-        self.values = {name: given[name] for name in self.TEXT if given.get(name)}
+        self.values = {name: given[name].replace("\x00", "") for name in self.TEXT if given.get(name, "").strip("\x00")}
         self.range = given.get("range", "") if given.get("range") in RANGES else "7d"
         self.outcome = given.get("outcome", "") if given.get("outcome") in OUTCOMES else ""
         self.stream = given.get("stream", "") if given.get("stream") in ("yes", "no") else ""

@@ -69,15 +69,15 @@ class Asked:
     def requests(self, start: datetime | None = None, end: datetime | None = None, **more: str) -> str:
         """The address of the requests behind a figure: the same filters, in this span of time."""
         span = {
-            "from": (start or self.period.start).astimezone(UTC).isoformat(timespec="seconds"),
-            "to": (end or self.period.end).astimezone(UTC).isoformat(timespec="seconds"),
+            "from": (start or self.period.start).astimezone(UTC).isoformat(timespec="milliseconds"),
+            "to": (end or self.period.end).astimezone(UTC).isoformat(timespec="milliseconds"),
         }
         query = urlencode({**self.values, **{name: value or NONE for name, value in more.items()}, **span})
         return f"{reverse('admin:usage_requestrecord_changelist')}?{query}"
 
 
 def read(given: QueryDict, zone: ZoneInfo) -> Asked:
-    values = {name: given[name].strip() for name in FILTERS if given.get(name, "").strip()}
+    values = {name: clean(given[name]) for name in FILTERS if clean(given.get(name, ""))}
     wanted = given.get("range", "")
     now = timezone.now()
     if wanted == "custom" and (days := custom(given, zone)) is not None:
@@ -91,6 +91,11 @@ def read(given: QueryDict, zone: ZoneInfo) -> Asked:
         return Asked("mtd", Period(start, following_minute(now), zone), values)
     name = wanted if wanted in SPANS else "7d"
     return Asked(name, Period(now - SPANS[name], now, zone), values)
+
+
+def clean(text: str, longest: int = 200) -> str:
+    """A text of an address as a database may be asked for it."""
+    return text.replace("\x00", "").strip()[:longest]
 
 
 def custom(given: QueryDict, zone: ZoneInfo) -> tuple[date, date] | None:

@@ -22,6 +22,7 @@ from keys.models import AuditEvent
 from keys.principal import principal_of
 from lib import json
 from lib.ids import first_uuid7
+from proxy_site.console.asked import clean
 from proxy_site.console.exports import csv_response
 from proxy_site.console.key_choice import parsed
 
@@ -86,7 +87,7 @@ def asked(request: HttpRequest) -> tuple[dict[str, str], QuerySet[AuditEvent]]:
     principal = principal_of(request)
     if not principal.may("view", AuditEvent):
         raise PermissionDenied("The audit log is for admins.")
-    values = {name: request.GET[name].strip()[:200] for name in FILTERS if request.GET.get(name, "").strip()}
+    values = {name: clean(request.GET[name]) for name in FILTERS if clean(request.GET.get(name, ""))}
     events = principal.scope(AuditEvent.objects.all())
     if "kind" in values:
         events = events.filter(action__startswith=f"{values['kind']}.")

@@ -142,7 +142,7 @@ def switch(request: HttpRequest, deployment_id: uuid.UUID, what: str) -> HttpRes
     """reset: end a cool-down. drain, undrain: no new calls, or calls again. enable, disable."""
     rows = Deployment.objects.select_related("model", "connection")
     principal = principal_of(request)
-    row = principal.scope(rows.filter(pk=deployment_id)).first()
+    row = principal.scope(rows.filter(pk=deployment_id)).first() if what in DONE else None
     if row is None or not principal.may("change", row):
         raise Http404
     if what == "reset":

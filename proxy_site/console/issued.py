@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 
 from keys import once
 from keys.models import VirtualKey
@@ -53,6 +55,7 @@ def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
         "secret": secret,
         "env": env_file(base, shown),
         "clients": clients(base, shown, model_for(key)),
+        "first_url": f"{reverse('admin:key_first', args=[key.pk])}?since={int(time.time() * 1000)}",
         "opts": VirtualKey._meta,
     }
     response = TemplateResponse(request, "gatehouse/issued.html", context)

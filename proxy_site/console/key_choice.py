@@ -57,7 +57,7 @@ def context_of(key: VirtualKey) -> KeyContext | str:
     secret = KeySecret.objects.filter(key=key).order_by(F("revoked_at").asc(nulls_first=True), "-created_at").first()
     if secret is None:
         return "This key has no secret yet: rotate it."
-    found = reading.load([secret.fingerprint]).get(secret.fingerprint)
+    found = reading.contexts([secret.fingerprint]).get(secret.fingerprint)
     if isinstance(found, KeyContext):
         return found
     return PROBLEMS.get(found or "", "This key cannot be used.")

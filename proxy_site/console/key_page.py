@@ -22,7 +22,7 @@ from usage.models import RequestRecord
 from usage.summaries import Filters, Period
 
 DAYS = 30
-ERRORS_SHOWN, REQUESTS_SHOWN = 8, 10
+ERRORS_READ, ERRORS_SHOWN, REQUESTS_SHOWN = 200, 6, 10
 LOOK_BACK = timedelta(days=2)  # for recent errors: raw rows, by the key's own index
 
 WORDS = {  # Google's status word: what its holder can do about it
@@ -79,7 +79,7 @@ def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
     records = RequestRecord.objects.filter(key_id=str(key.pk))
     context = {
         **admin.site.each_context(request),
-        "title": key.name,
+        "title": f"Key {key.name}",
         "key": key,
         "days": DAYS,
         "totals": totals,
@@ -105,9 +105,14 @@ def since(span: timedelta) -> uuid.UUID:
 
 
 def errors(records: Any) -> list[dict[str, Any]]:
-    """The latest calls that failed, with what can be done about it."""
-    rows = records.filter(pk__gte=since(LOOK_BACK), http_status__gte=400).order_by("-pk")[:ERRORS_SHOWN]
-    return [{"record": row, "advice": WORDS.get(row.status, "")} for row in rows]
+    """The latest calls that failed, those alike together, with what can be done about it."""
+    found: dict[tuple[int, str, str, str], dict[str, Any]] = {}
+    for row in records.filter(pk__gte=since(LOOK_BACK), http_status__gte=400).order_by("-pk")[:ERRORS_READ]:
+        words = row.error.partition(" [")[0] if row.error.endswith("]") else row.error  # in brackets: for operators
+        kind = (row.http_status, row.status, row.model, words)
+        alike = found.setdefault(kind, {"record": row, "words": words, "count": 0, "advice": WORDS.get(row.status, "")})
+        alike["count"] += 1
+    return list(found.values())[:ERRORS_SHOWN]
 
 
 def first(request: HttpRequest, key_id: uuid.UUID) -> JsonResponse:

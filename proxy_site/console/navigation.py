@@ -60,6 +60,7 @@ NAVIGATION: list[dict[str, Any]] = [
             item("Organizations", "apartment", "admin:keys_organization_changelist", "keys.organization"),
             item("Teams", "groups", "admin:keys_team_changelist", "keys.team"),
             item("Members", "badge", "admin:keys_membership_changelist", "keys.membership"),
+            item("Invitations", "forward_to_inbox", "admin:keys_invitation_changelist", "keys.invitation"),
             item("People", "person", "admin:keys_user_changelist", "keys.user"),
         ],
     },
@@ -122,4 +123,11 @@ UNFOLD: dict[str, Any] = {
     "COLORS": {"primary": INDIGO},
     "SIDEBAR": {"show_search": False, "show_all_applications": False, "navigation": NAVIGATION},
     "COMMAND": {"search_models": False},
+    "ACCOUNT": {
+        "navigation": [
+            {"title": "My keys", "link": reverse_lazy("admin:my_keys")},
+            {"title": "Change password", "link": reverse_lazy("admin:password_change")},
+            {"title": "Sign out everywhere", "link": reverse_lazy("admin:sign_out_everywhere")},
+        ]
+    },
 }

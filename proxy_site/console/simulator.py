@@ -14,6 +14,7 @@ from keys import policy
 from keys.context import KeyContext
 from keys.principal import ADMIN, principal_of
 from proxy_site.console import key_choice, verdicts
+from proxy_site.console.health import STATES
 from proxy_site.console.verdicts import Verdict
 from routing import loading
 from routing.catalog import Catalog, ModelEntry
@@ -27,7 +28,7 @@ MOST_TOKENS = 2_000_000
 class Decision:
     verdicts: list[Verdict]
     model: ModelEntry | None
-    rows: list[Row]
+    rows: list[tuple[Row, str, str]]  # with its state in words, and that word's colour
     unusable: list[str]
 
     @property
@@ -87,6 +88,6 @@ def decide(catalog: Catalog, context: KeyContext, name: str, action: str, addres
     return Decision(
         [*checks, verdicts.of_place(model)],
         model,
-        explain(model, hints),
+        [(row, *STATES[row.state]) for row in explain(model, hints)],
         list(catalog.unusable.values()) if not model.deployments else [],
     )
