@@ -24,7 +24,7 @@ from usage.rollups import WIDTHS
 pytestmark = pytest.mark.django_db
 
 NOW = datetime.now(UTC)
-START, END = NOW - timedelta(days=1), NOW + timedelta(minutes=1)
+START, END = NOW - timedelta(days=1), NOW + timedelta(hours=6)
 
 
 @pytest.fixture(autouse=True)
