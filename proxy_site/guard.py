@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,6 +70,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self.refuse(Unavailable("Too many connections. Please try again later.", retry_after=1))
             return
         cls._open.add(self)
+        if sys.platform == "linux":
+            # A whole answer may fit into the kernel's buffer: then it is the kernel who waits for the reader.
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self.patience.write * 1000)
+            )
         self.wait_for("head", self.patience.header)
         if cls._sweeping is not self.loop:
             cls._sweeping = self.loop

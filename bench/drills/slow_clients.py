@@ -15,13 +15,15 @@ import json
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from pathlib import Path
 
 from bench.drills.scene import ASK, Vendor, configuration, in_words, percentile, unary, until
 from bench.load import Client, Told, offer, request
 from bench.processes import Gateway, gateway, memory
 
 RATE = 20.0  # normal calls a second
-BIG = 4 * 2**20  # bytes of an answer that no socket buffer holds
+BIG = 2 * 2**20  # bytes of an answer that no socket buffer holds
 
 
 async def slow_head(port: int, key: str) -> None:
@@ -53,27 +55,45 @@ async def drip(port: int, wire: bytes, at_once: int = 20) -> None:
 
 
 async def slow_reader(port: int, key: str) -> None:
-    """Asks for a large answer and reads none of it."""
+    """Asks for a large answer and reads none of it; it does not even hear that it is let go."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         await loop.sock_connect(client, ("127.0.0.1", port))
         await loop.sock_sendall(client, unary("big", key))
-        await until(lambda: client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED, 600, every=0.1)
+        own = client.getsockname()[1]
+        await until(lambda: own not in connected(port, int(time.monotonic() * 2)), 600, every=0.5)
 
 
-ESTABLISHED = 1  # Linux: the first byte of TCP_INFO
+@lru_cache(maxsize=1)
+def connected(port: int, tick: int) -> frozenset[int]:
+    """The ports of the clients that this port's server is still connected to; read twice a second."""
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, state, *_ = line.split()
+        if state == ESTABLISHED and int(here.rpartition(":")[2], 16) == port:
+            found.add(int(there.rpartition(":")[2], 16))
+    return frozenset(found)
+
+
+ESTABLISHED = "01"
 Slow = Callable[[int, str], Coroutine[None, None, None]]
-KINDS: dict[str, Slow] = {"slow heads": slow_head, "slow bodies": slow_body, "slow readers": slow_reader}
+# How they behave, and how many come in a second: a large answer costs us some ten milliseconds, and the drill too.
+KINDS: dict[str, tuple[Slow, float]] = {
+    "slow heads": (slow_head, 100.0),
+    "slow bodies": (slow_body, 100.0),
+    "slow readers": (slow_reader, 15.0),
+}
 
 
-async def timed(slow: Coroutine[None, None, None], most: float) -> float:
+async def timed(slow: Slow, port: int, key: str, after: float, most: float) -> float:
     """Seconds until it was let go; infinity when that did not happen in time."""
+    await asyncio.sleep(after)
     began = time.monotonic()
     try:
         async with asyncio.timeout(most):
-            await slow
+            await slow(port, key)
     except TimeoutError:
         return float("inf")
     except OSError:
@@ -95,10 +115,14 @@ async def drill(house: Gateway, vendor: Vendor, big: Vendor, options: argparse.N
     async with vendor.open(), big.open():
         await offer(client, [wire], rate=RATE, seconds=2)
         line("alone", await offer(client, [wire], rate=RATE, seconds=options.patience + 2))
-        for name, slow in KINDS.items():
+        for name, (slow, arrivals) in KINDS.items():
             before = memory(house.pid)
-            clients = [asyncio.ensure_future(timed(slow(house.port, key), most)) for _ in range(options.clients)]
-            answers = await offer(client, [wire], rate=RATE, seconds=options.patience + 2)
+            clients = [
+                asyncio.ensure_future(timed(slow, house.port, key, number / arrivals, most))
+                for number in range(options.clients)
+            ]
+            seconds = options.clients / arrivals + options.patience
+            answers = await offer(client, [wire], rate=RATE, seconds=seconds)
             high = memory(house.pid)
             waits = await asyncio.gather(*clients)
             gone = [wait for wait in waits if wait < most]

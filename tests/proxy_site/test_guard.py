@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -133,6 +135,28 @@ async def test_a_client_that_stops_reading_is_let_go() -> None:
             while await reader.read(65_536):
                 pass
         writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the time-out is Linux's own")
+async def test_a_client_that_reads_nothing_is_let_go_when_the_kernel_has_taken_the_whole_answer() -> None:
+    async def large(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        body = b"x" * 200_000
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    loop = asyncio.get_running_loop()
+    async with served(large) as port:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, GOOD)
+            async with asyncio.timeout(10):
+                while not Impatient._open:  # noqa: ASYNC110 - the guard has no event for it
+                    await asyncio.sleep(0.01)
+                while Impatient._open:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
 
 async def test_more_connections_than_allowed_are_told_to_come_back() -> None:
