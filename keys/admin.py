@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 from zoneinfo import available_timezones
 
 from django import forms
@@ -21,7 +21,6 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import action as unfold_action
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm
 from unfold.widgets import (
@@ -34,22 +33,15 @@ from unfold.widgets import (
     UnfoldAdminURLInputWidget,
 )
 
+from keys import admin_invitations as admin_invitations  # registers its page
 from keys import issue, once
 from keys.dates import ago
 from keys.form_fields import ExpiryField, LinesField, MailsField, NetworksField
 from keys.models import AuditEvent, KeySecret, Limit, Membership, Organization, Team, User, VirtualKey
 from keys.principal import ADMIN, MEMBER, Principal
-from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, ScopedRelatedFilter, actor_of
+from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, ScopedRelatedFilter, action, actor_of
 
 admin.site.unregister(Group)
-
-Step = TypeVar("Step", bound=Callable[..., HttpResponse])
-
-
-def action(**options: Any) -> Callable[[Step], Step]:
-    """unfold's decorator, whose own annotation is the finished Action."""
-    return cast(Callable[[Step], Step], unfold_action(**options))
-
 
 ACTIONS = [
     ("generateContent", "generateContent"),
@@ -224,7 +216,7 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         label="Mail address",
         widget=UnfoldAdminEmailInputWidget,
         required=False,
-        help_text="Somebody new gets their first password from a platform admin, under People.",
+        help_text="For somebody who has an account. Somebody new is better invited: see Invitations.",
     )
 
     class Meta:

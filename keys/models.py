@@ -9,6 +9,7 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.models import UserManager as DjangoUserManager
 from django.db import models
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from lib.ids import uuid7
 
@@ -30,6 +31,7 @@ class User(AbstractUser):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField("mail address", unique=True)
+    sessions_version = models.PositiveIntegerField(default=0, editable=False, help_text="Raised to end every session.")
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
@@ -37,6 +39,13 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.email
+
+    def _get_session_auth_hash(self, secret: str | None = None) -> str:
+        """What every session is compared with: another password ends them all, and so does another version."""
+        found: str = super()._get_session_auth_hash(secret)  # type: ignore[misc]  # not in the stubs
+        if not self.sessions_version:
+            return found
+        return salted_hmac("keys.models.User.sessions", f"{self.sessions_version}{found}", secret=secret).hexdigest()
 
 
 class OutagePolicy(models.TextChoices):
@@ -107,12 +116,46 @@ class Membership(models.Model):
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(fields=["user", "organization", "team"], name="membership_once"),
             models.UniqueConstraint(
-                fields=["user", "organization"], condition=models.Q(team__isnull=True), name="membership_once_without_team"
+                fields=["user", "organization"],
+                condition=models.Q(team__isnull=True),
+                name="membership_once_without_team",
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.user} in {self.organization}"
+
+
+class Invitation(models.Model):
+    """A mail address asked into an organization, or one team of it. Its link works once, until it expires.
+
+    The link is signed and kept nowhere: keys/invitations.py makes it from the id whenever it is shown.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    organization = models.ForeignKey(Organization, models.CASCADE, related_name="invitations")
+    team = models.ForeignKey(Team, models.CASCADE, null=True, blank=True, related_name="invitations")
+    email = models.EmailField("mail address")
+    role = models.CharField(max_length=8, choices=Membership.Role.choices, default=Membership.Role.MEMBER)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+", editable=False)
+    expires_at = models.DateTimeField(editable=False)
+    accepted_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.email} into {self.organization}"
+
+    @property
+    def state(self) -> str:
+        if self.accepted_at:
+            return "Accepted"
+        if self.revoked_at:
+            return "Revoked"
+        return "Pending" if self.expires_at > timezone.now() else "Expired"
 
 
 class VirtualKey(models.Model):
@@ -189,6 +232,23 @@ class KeySecret(models.Model):
 
     def __str__(self) -> str:
         return self.hint
+
+
+class ExpiryReminder(models.Model):
+    """Somebody was told that a key ends within so many days. The row is what makes it once per expiry."""
+
+    key = models.ForeignKey(VirtualKey, models.CASCADE, related_name="reminders")
+    expires_at = models.DateTimeField()
+    days = models.PositiveSmallIntegerField()
+    told_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["key", "expires_at", "days"], name="expiry_reminder_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key} ends {self.expires_at:%Y-%m-%d}"
 
 
 class Limit(models.Model):

@@ -21,7 +21,7 @@ from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 from django.http import HttpRequest
 
-from keys.models import Membership, Organization, Team, User, VirtualKey
+from keys.models import Invitation, Membership, Organization, Team, User, VirtualKey
 
 Row = TypeVar("Row", bound=Model)
 Verb = Literal["view", "add", "change", "delete"]
@@ -49,6 +49,7 @@ SCOPES: dict[str, Scope] = {
     "keys.organization": Scope("id"),
     "keys.team": Scope("organization_id", team="id"),
     "keys.membership": Scope("organization_id", team="team_id", see=ADMIN),
+    "keys.invitation": Scope("organization_id", team="team_id", see=ADMIN),
     "keys.virtualkey": Scope("organization_id", team="team_id", owner="owner_id"),
     "keys.keysecret": Scope("key__organization_id", team="key__team_id", owner="key__owner_id"),
     "keys.auditevent": Scope("organization_id", see=ADMIN, change=99),
@@ -178,7 +179,7 @@ class Principal:
             return verb == "change" and self.rank_over(target.pk) >= ADMIN
         if isinstance(target, Team):
             return self.rank_over(target.organization_id, target.pk if verb == "change" else None) >= ADMIN
-        if isinstance(target, Membership):
+        if isinstance(target, Membership | Invitation):
             return self.may_grant(target.role, target.organization_id, target.team_id)
         if isinstance(target, VirtualKey):
             rank = self.rank_over(target.organization_id, target.team_id)

@@ -6,8 +6,8 @@ audited and announced, so that each process hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar, cast
 
 from django import forms
 from django.contrib.admin.options import BaseModelAdmin
@@ -17,12 +17,19 @@ from django.db.models import Field, ForeignKey, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import RelatedDropdownFilter
+from unfold.decorators import action as unfold_action
 
 from keys import audit, notices
 from keys.audit import Actor
 from keys.principal import Principal, Verb, principal_of
 
 MASKED = "(hidden)"
+Step = TypeVar("Step", bound=Callable[..., HttpResponse])
+
+
+def action(**options: Any) -> Callable[[Step], Step]:
+    """unfold's decorator, whose own annotation is the finished Action."""
+    return cast(Callable[[Step], Step], unfold_action(**options))
 
 
 def actor_of(request: HttpRequest) -> Actor:

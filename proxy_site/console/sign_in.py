@@ -229,7 +229,7 @@ class Reset(Framed, auth_views.PasswordResetView):
         return HttpResponseRedirect(str(self.success_url))
 
 
-class NewPasswordForm(SetPasswordForm):
+class NewPasswordForm(SetPasswordForm):  # type: ignore[type-arg]  # generic only in the stubs
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ("new_password1", "new_password2"):

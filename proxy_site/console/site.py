@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from unfold.sites import UnfoldAdminSite
@@ -36,11 +36,11 @@ class ConsoleSite(UnfoldAdminSite):
         request.current_app = self.name
         return overview.page(request, {**self.each_context(request), **(extra_context or {})})
 
-    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """One's own password: other sessions end, and the trail tells."""
         from proxy_site.console import sign_in  # noqa: PLC0415 - as above
 
-        response: HttpResponse = super().password_change(request, extra_context)
+        response = super().password_change(request, extra_context)
         if request.method == "POST" and response.status_code == 302:
             sign_in.record_password(request, cast("User", request.user))
         return response

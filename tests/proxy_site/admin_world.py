@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Model
 from django.utils import timezone
 
 from keys import audit
-from keys.models import Membership, Organization, Team, User
+from keys.models import Invitation, Membership, Organization, Team, User
 from lib.ids import uuid7
 from tests.factories import (
     make_connection,
@@ -68,6 +69,7 @@ def make_tenant(mark: str) -> Tenant:
     model = make_model(f"{mark}-model", [connection], organization=organization)
     deployment = model.deployments.get()
     person = make_person(f"{mark}-person", organization, Membership.Role.MEMBER, team, password=None)  # type: ignore[arg-type]  # cannot sign in
+    owner = make_person(f"{mark}-owner", organization, Membership.Role.OWNER, password=None)  # type: ignore[arg-type]  # as above
     make_limit(key, "requests", 10, period="minute")
     price = PriceOverride.objects.create(deployment_id=str(deployment.pk), valid_from=timezone.now(), input=1, output=2)
     event = audit.record(audit.SYSTEM, "team.created", team, {}, organization.pk)
@@ -76,6 +78,13 @@ def make_tenant(mark: str) -> Tenant:
         "keys.team": team,
         "keys.membership": person.memberships.get(),
         "keys.user": person,
+        "keys.invitation": Invitation.objects.create(
+            email=f"{mark}-invited@example.org",
+            organization=organization,
+            team=team,
+            created_by=owner,
+            expires_at=timezone.now() + timedelta(days=7),
+        ),
         "keys.virtualkey": key,
         "keys.auditevent": event,
         "routing.connection": connection,

@@ -120,11 +120,11 @@ def test_a_platform_admin_reaches_every_page_of_both_tenants(world: World) -> No
 
 
 SEES = {  # which lists each role may open
-    "owner": {"organization", "team", "membership", "user", "virtualkey", "auditevent", "connection", "publicmodel", "deployment", "requestrecord"},
-    "admin": {"organization", "team", "membership", "user", "virtualkey", "auditevent", "connection", "publicmodel", "deployment", "requestrecord"},
+    "owner": {"organization", "team", "membership", "invitation", "user", "virtualkey", "auditevent", "connection", "publicmodel", "deployment", "requestrecord"},
+    "admin": {"organization", "team", "membership", "invitation", "user", "virtualkey", "auditevent", "connection", "publicmodel", "deployment", "requestrecord"},
     "member": {"organization", "team", "virtualkey", "publicmodel", "requestrecord"},
     "viewer": {"organization", "team", "virtualkey", "publicmodel", "requestrecord"},
-    "team_admin": {"organization", "team", "membership", "user", "virtualkey", "requestrecord"},
+    "team_admin": {"organization", "team", "membership", "invitation", "user", "virtualkey", "requestrecord"},
     "team_member": {"organization", "team", "virtualkey", "requestrecord"},
 }  # fmt: skip
 
