@@ -26,6 +26,7 @@ from keys.context import Caller, LimitRule
 from keys.limits.base import LimitReached, LimitsUnavailable
 from keys.policy import Denied
 from routing.errors import NoDeployment, UpstreamError, UpstreamRefusal
+from usage.spool import SpoolFull
 
 logger = logging.getLogger("gatehouse.calls")
 NOT_VALID = "API key not valid. Please pass a valid API key."
@@ -182,11 +183,17 @@ def _limits_unavailable(trouble: Exception) -> GeminiError:
     return Unavailable("Limits cannot be checked right now. Please try again.", retry_after=2)
 
 
+def _not_recordable(trouble: Exception) -> GeminiError:
+    """The disk is full: what cannot be written down is not sent. The spool has logged it, once."""
+    return Unavailable("Calls cannot be recorded right now. Please try again later.", retry_after=5)
+
+
 TOLD_AS: dict[type[Exception], Callable[[Exception], GeminiError]] = {
     Denied: _denied,
     LimitReached: _limit_reached,
     LimitsUnavailable: _limits_unavailable,
     NoDeployment: _no_deployment,
+    SpoolFull: _not_recordable,
     UpstreamError: _upstream,
     UpstreamRefusal: _refusal,
 }
