@@ -60,12 +60,17 @@ class Bucket:
 
 
 def count(buckets: Mapping[BucketKey, Bucket]) -> None:
-    """Add what was recorded to this process's metrics, by the minute buckets alone."""
+    """Add what was recorded to this process's metrics, by the minute buckets alone.
+
+    A model is named only where a deployment was reached: before that the name is whatever a client wrote, and every new
+    one would be a time series for good.
+    """
     for (width, _start, *key), bucket in buckets.items():
         if width != MINUTE:
             continue
         named = dict(zip(KEY, key, strict=True))
-        model, backend = named["model"], dict(zip(NAMES, bucket.names, strict=True))["backend"]
+        backend = dict(zip(NAMES, bucket.names, strict=True))["backend"]
+        model = named["model"] if backend else ""
         sums = dict(zip(SUMS, bucket.sums, strict=True))
         metrics.CALLS.labels(named["action"], model, backend, named["status"]).inc(sums["requests"])
         metrics.DURATION.labels(named["action"], model, backend).inc(sums["total_ms"])
