@@ -27,7 +27,6 @@ from lib import json
 from proxy_site.console import issued, key_choice
 from routing import loading
 
-MOST_MESSAGES = 50
 EVENT = b"data: "
 
 
@@ -112,7 +111,7 @@ async def lines(call: Call) -> AsyncIterator[bytes]:
         if not call.stream:
             answer = await dispatch.generate(call)
             yield line({"id": answer.headers["x-request-id"]})
-            yield b'{"chunk":' + answer.content + b"}\n"
+            yield b'{"chunk":' + one_line(answer.content) + b"}\n"
             return
         streamed = await dispatch.stream(call)
         try:
@@ -125,6 +124,11 @@ async def lines(call: Call) -> AsyncIterator[bytes]:
             streamed.left()
     except GeminiError as error:
         yield line({"id": error.answer_headers.get("x-request-id", ""), "error": error.body()["error"]})
+
+
+def one_line(text: bytes) -> bytes:
+    """JSON without its line breaks: a provider's own answer may be laid out for people. None stands inside a string."""
+    return text.replace(b"\r", b"").replace(b"\n", b"")
 
 
 def line(value: Any) -> bytes:
