@@ -23,6 +23,7 @@ from usage import prices
 from usage.flight import Flight
 
 Json = dict[str, Any]
+MOST_CANDIDATES = 8  # the API's own bound
 TYPICAL_OUTPUT = 1024  # tokens; what a call of unknown end is taken to have produced where no limit holds anything
 
 
@@ -38,18 +39,19 @@ async def admit(question: Question, flight: Flight) -> None:
     flight.follow(question.hints.notes)
     call, model = question.call, question.model
     rules = limits.rules_for(call.key, model.name)
-    if not rules:
-        output = output_cap(question, TYPICAL_OUTPUT)
-        flight.asked(Ask(flight.call_id, model.name, tokens=question.prompt_tokens + output), question.prompt_tokens)
-        return
-    ask = Ask(flight.call_id, model.name)
-    if question.hints.action != "count" and any(rule.metric in ("tokens", "spend") for rule in rules):
+    if question.hints.action == "count":
+        ask = Ask(flight.call_id, model.name)
+    elif any(rule.metric in ("tokens", "spend") for rule in rules):
         factor = max((token_factor(deployment) for deployment in model.deployments), default=1.0)
         counted = await tokens.estimate_aside(question.normal, len(call.body), factor)
-        question.prompt_tokens = sum(counted.values())
+        question.prompt_tokens = question.hints.prompt_tokens = sum(counted.values())
         ask = worst_case(question, flight.call_id, spend=any(rule.metric == "spend" for rule in rules))
+    else:  # no limit asks for tokens or money: this is what a call that nobody saw the end of is charged by
+        output = min(output_cap(question, TYPICAL_OUTPUT), model.output_token_limit)
+        ask = Ask(flight.call_id, model.name, tokens=question.prompt_tokens + output)
     flight.asked(ask, question.prompt_tokens)
-    flight.admitted(await limits.current().admit(call.key, rules, ask, time.time()))
+    if rules:
+        flight.admitted(await limits.current().admit(call.key, rules, ask, time.time()))
 
 
 def worst_case(question: Question, call_id: str, *, spend: bool) -> Ask:
@@ -91,7 +93,7 @@ def output_cap(question: Question, otherwise: int) -> int:
     if not isinstance(config, dict):
         return otherwise
     cap = whole(config.get("maxOutputTokens") or config.get("max_output_tokens"), otherwise)
-    return cap * whole(config.get("candidateCount") or config.get("candidate_count"), 1)
+    return cap * min(whole(config.get("candidateCount") or config.get("candidate_count"), 1), MOST_CANDIDATES)
 
 
 def whole(value: Any, otherwise: int) -> int:

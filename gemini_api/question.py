@@ -46,7 +46,7 @@ class Question:
         self.model = model
         self.body = body
         self._normal = normal
-        self.prompt_tokens = tokens.guess(len(call.body))
+        self.prompt_tokens = tokens.guess_request(body, len(call.body))
         self.hints = Hints(
             call_id="",
             stream=call.stream,

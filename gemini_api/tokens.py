@@ -39,6 +39,7 @@ PATTERN = "|".join(
 )
 PIECE = 10_000  # characters
 ASIDE = 64_000  # bytes of a body from which on counting leaves the event loop
+SHORT = 8_000  # bytes of a body that holds no media worth looking for
 
 OVERHEAD, TURN, CALL, TOOL, TOOLS, FORCED, SCHEMA = 3, 3, 3, 8, 12, 4, 10
 WORDS = frozenset({"TEXT", "DOCUMENT"})  # modalities that a tokenizer counts
@@ -73,6 +74,39 @@ def count(text: str) -> int:
 def guess(size: int) -> int:
     """Tokens of so many bytes of text, when counting would be too dear: four bytes each."""
     return math.ceil(size / 4)
+
+
+def guess_request(body: Json, size: int) -> int:
+    """Tokens of a request of `size` bytes that nobody counts: the rest as text, media as `estimate` has them, because
+    their base64 is a hundred times as long as what they cost."""
+    if size < SHORT:
+        return guess(size)
+    inside = found = 0
+    for mime, data in _blobs(body):
+        inside += len(data)
+        found += _roughly(mime, data)
+    return guess(max(size - inside, 0)) + found
+
+
+def _blobs(body: Json) -> Iterator[tuple[str, str]]:
+    """(type, base64) of the media in a request as its client wrote it: in either spelling, right or wrong."""
+    contents = body.get("contents")
+    for content in contents if isinstance(contents, list) else [contents]:
+        parts = content.get("parts") if isinstance(content, dict) else None
+        for part in parts if isinstance(parts, list) else [parts]:
+            blob = (part.get("inlineData") or part.get("inline_data")) if isinstance(part, dict) else None
+            if isinstance(blob, dict):
+                mime, data = blob.get("mimeType") or blob.get("mime_type"), blob.get("data")
+                if isinstance(mime, str) and isinstance(data, str):
+                    yield mime.lower(), data
+
+
+def _roughly(mime: str, data: str) -> int:
+    """As `_inline`, without reading documents."""
+    if mime.startswith(("image/", "audio/", "video/")):
+        return _inline(mime, data)[1]
+    size = len(data) * 3 // 4
+    return TILE * math.ceil(size / 50_000) if mime == "application/pdf" else guess(size)
 
 
 async def estimate_aside(body: Json, size: int, factor: float = 1.0) -> dict[str, int]:

@@ -281,13 +281,19 @@ class Flight:
         """What the upstream reported, or what was delivered if that is more; never more than held when estimated."""
         if self._saw is not None and not self._since:
             return self._priced(self._saw, ())
-        tokens, ask = self._estimate(), self._ask
+        tokens, ask = self._estimate(), self._bound()
         if ask is not None and ask.tokens and tokens.total > ask.tokens:
             tokens = replace(tokens, candidates=max(tokens.candidates - (tokens.total - ask.tokens), 0))
         tokens, cost, flags = self._priced(tokens, ("estimated",))
         if cost is not None and ask is not None and ask.spend:
             cost = min(cost, ask.spend)
         return tokens, cost, flags
+
+    def _bound(self) -> Ask | None:
+        """The ask, where admission held tokens or money for it; None: nothing was held, and nothing bounds an estimate."""
+        if self._hold is None or not any(rule.metric in ("tokens", "spend") for rule in self._hold.rules):
+            return None
+        return self._ask
 
     def _estimate(self) -> Tokens:
         """What was reported, with what was delivered since then on top."""

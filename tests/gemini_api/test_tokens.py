@@ -110,3 +110,22 @@ def test_only_words_are_scaled_and_nothing_becomes_less() -> None:
     counted = {"TEXT": 10, "DOCUMENT": 3, "IMAGE": 258}
     assert tokens.scaled(counted, 1.0) == counted
     assert tokens.scaled(counted, 1.15) == {"TEXT": 12, "DOCUMENT": 4, "IMAGE": 258}
+
+
+@pytest.mark.parametrize("spelling", [("inlineData", "mimeType"), ("inline_data", "mime_type")])
+@pytest.mark.parametrize(
+    ("mime", "most"), [("image/png", 1_100), ("audio/mp3", 1_700), ("video/mp4", 300), ("application/pdf", 1_400)]
+)
+def test_a_guess_takes_media_for_what_they_cost_and_not_for_the_length_of_their_base64(
+    spelling: tuple[str, str], mime: str, most: int
+) -> None:
+    data = base64.b64encode(bytes(200_000)).decode()
+    body = {"contents": [{"parts": [{"text": "Hi"}, {spelling[0]: {spelling[1]: mime, "data": data}}]}]}
+    assert 100 < tokens.guess_request(body, len(data) + 100) < most
+
+
+@pytest.mark.parametrize(
+    "contents", [None, "text", 5, [None, 5, "x"], {"parts": 7}, [{"parts": [None, {"inlineData": 3}]}]]
+)
+def test_a_guess_takes_whatever_a_stranger_sends(contents: object) -> None:
+    assert tokens.guess_request({"contents": contents}, 40_000) == 10_000

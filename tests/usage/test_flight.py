@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from keys.context import LimitRule
 from keys.limits.base import Ask, Hold, Used
 from lib import json
 from tests.usage.events import Unlisted, deployment, key
@@ -18,6 +19,7 @@ from usage.flight import Flight
 
 # gpt-4o: 2.50 USD in, 10 USD out per million tokens = 2,500 and 10,000 nano-dollars a token.
 IN, OUT = 2_500, 10_000
+HOLDS_MONEY = LimitRule("limit-1", "key", "key-1", "spend", "month", 10**12)
 
 
 class Counter:
@@ -53,7 +55,7 @@ def begin(limiter: Counter, *, tokens: int = 1_000, spend: int = 5_000_000, prom
     call = flight.open(key(), action="generateContent", model="gemini-2.5-flash", limiter=limiter, **given)
     ask = Ask(call.call_id, "gemini-2.5-flash", tokens, spend)
     call.asked(ask, prompt)
-    call.admitted(Hold(call.call_id, "org-1", (), ask, 0.0))
+    call.admitted(Hold(call.call_id, "org-1", (HOLDS_MONEY,), ask, 0.0))
     return call
 
 
@@ -151,6 +153,22 @@ def test_an_estimate_never_exceeds_what_was_held(limiter: Counter) -> None:
     event = written()[-1][1]
     assert event["cost_nano"] == 300_000
     assert event["tokens"]["prompt"] + event["tokens"]["candidates"] == 150
+
+
+@pytest.mark.parametrize("rules", [None, (LimitRule("limit-1", "key", "key-1", "requests", "minute", 10),)])
+def test_where_neither_tokens_nor_money_are_held_an_estimate_is_what_was_delivered(
+    limiter: Counter, rules: tuple[LimitRule, ...] | None
+) -> None:
+    with flight.open(key(), action="streamGenerateContent", model="m", limiter=limiter, stream=True) as call:
+        ask = Ask(call.call_id, "m", tokens=150)
+        call.asked(ask, 100)
+        call.admitted(Hold(call.call_id, "org-1", rules, ask, 0.0) if rules else None)
+        call.reaching(deployment())
+        call.delivered(4_000)
+        call.finish(499, "CANCELLED", flags=("cancelled",))
+    event = written()[-1][1]
+    assert (event["tokens"]["prompt"], event["tokens"]["candidates"]) == (100, 1_000)
+    assert event["cost_nano"] == 100 * IN + 1_000 * OUT
 
 
 def test_a_unary_call_the_client_left_is_charged_as_held(limiter: Counter) -> None:
