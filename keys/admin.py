@@ -30,13 +30,12 @@ from unfold.widgets import (
     UnfoldAdminRadioSelectWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextInputWidget,
-    UnfoldAdminURLInputWidget,
 )
 
 from keys import admin_invitations as admin_invitations  # registers its page
 from keys import issue, once
 from keys.dates import ago
-from keys.form_fields import ExpiryField, LinesField, MailsField, NetworksField
+from keys.form_fields import ExpiryField, LinesField, NetworksField
 from keys.models import AuditEvent, KeySecret, Limit, Membership, Organization, Team, User, VirtualKey
 from keys.principal import ADMIN, MEMBER, Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, ScopedRelatedFilter, action, actor_of
@@ -114,17 +113,6 @@ class OrganizationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic on
         widget=UnfoldAdminSelectWidget,
         help_text="Days, weeks and months of limits follow it.",
     )
-    alert_webhook_url = forms.URLField(
-        label="Alert webhook URL",
-        required=False,
-        assume_scheme="https",
-        widget=UnfoldAdminURLInputWidget,
-        help_text="Told when a limit reaches 80, 95 and 100 %.",
-    )
-    alert_emails = MailsField(label="Alert mail addresses", empty=[], help_text="One a line.")
-
-    def clean_alert_emails(self) -> str:
-        return "\n".join(self.cleaned_data["alert_emails"])
 
 
 @admin.register(Organization)
@@ -136,10 +124,8 @@ class OrganizationAdmin(ScopedAdmin):
     search_fields = ("name", "slug")
     prepopulated_fields: ClassVar[Any] = {"slug": ("name",)}
     inlines = (LimitInline,)
-    fieldsets = (
-        (None, {"fields": ("name", "slug", "status", "time_zone")}),
-        ("Alerts", {"fields": ("alert_emails", "alert_webhook_url")}),
-    )
+    fieldsets = ((None, {"fields": ("name", "slug", "status", "time_zone")}),)
+    actions_detail = ("alerts",)
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return (
@@ -157,6 +143,12 @@ class OrganizationAdmin(ScopedAdmin):
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return {} if obj is not None else self.prepopulated_fields
+
+    @action(description="Alerts", icon="notifications", permissions=["change"])
+    def alerts(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Who is told of limits: on a page of its own, which can also try it."""
+        organization = self.visible(request, object_id, "change")
+        return HttpResponseRedirect(reverse("admin:organization_alerts", args=[organization.pk]))
 
     @display(description="Name", ordering="name", header=True)
     def titled(self, row: Organization) -> list[str]:

@@ -151,6 +151,10 @@ class Alerts:
                 told += 1
         return told
 
+    async def test(self, letter: Letter) -> None:
+        """Tell it now, to see whether it is heard. Raises NotTold."""
+        await self._tell(letter)
+
     async def _tell(self, letter: Letter) -> None:
         """By mail and by webhook; if one fails, the other is told all the same."""
         troubles: list[str] = []
@@ -310,6 +314,24 @@ def write(event: LimitEvent) -> Letter | None:
         )
         secret = signing_secret(organization) if organization.alert_webhook_url else ""
         return Letter(payload, subject, text, mails, organization.alert_webhook_url, secret)
+
+
+def test_letter(organization: Organization) -> Letter:
+    """An alert that says it is a test. Raises CredentialError."""
+    payload = {
+        "id": secrets.token_hex(16),
+        "type": "test",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "organization": organization.slug,
+    }
+    return Letter(
+        payload,
+        f"Test alert of {organization.name}",
+        f"Alerts of {organization.name} reach you. Nothing happened: this was a test.",
+        organization.alert_emails.split(),
+        organization.alert_webhook_url,
+        signing_secret(organization) if organization.alert_webhook_url else "",
+    )
 
 
 def signing_secret(organization: Organization) -> str:
