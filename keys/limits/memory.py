@@ -147,7 +147,7 @@ class MemoryLimiter:
         for place, counter in zip(plan.places, counters, strict=True):
             amount = amounts[place.metric]
             totals.append(counter.total + amount)
-            if place.rule.hard and counter.total + amount > self.amount(place):
+            if place.rule.hard and counter.total + amount > self.amount(place, now):
                 seconds = wait(place, amount, counter.total, counter.held, now, counter.buckets())
                 if reached is None or seconds > reached.retry_after:
                     reached = LimitReached(place.rule, counter.total, seconds)
@@ -173,7 +173,7 @@ class MemoryLimiter:
                 was = held[place.metric]
                 counter.add(hold.at, amounts[place.metric] - was, 0 if place.metric == REQUESTS else -was)
 
-    def amount(self, place: Place) -> int:
+    def amount(self, place: Place, now: float) -> int:
         """How much there may be at most."""
         return place.rule.amount
 

@@ -55,21 +55,23 @@ class Share(MemoryLimiter):
     def __init__(self) -> None:
         super().__init__()
         self.processes = 1
-        self.seen: dict[tuple[str, str], int] = {}  # counter and period: used and held
+        self.seen: dict[tuple[str, str], tuple[int, float]] = {}  # counter and period: used and held, and when
 
-    def saw(self, plan: Plan, totals: Sequence[int]) -> None:
+    def saw(self, plan: Plan, totals: Sequence[int], now: float) -> None:
         if len(self.seen) >= LAST_SEEN:
             self.seen.clear()
         for place, total in zip(plan.places, totals, strict=True):
-            self.seen[(place.counter, place.span.name)] = total
+            self.seen[(place.counter, place.span.name)] = (total, now)
 
-    def amount(self, place: Place) -> int:
-        """A window renews itself, and so do calls under way; of a calendar period only the rest is shared."""
-        amount = place.rule.amount
-        if not place.width and place.metric != CONCURRENT:
-            amount = max(0, amount - self.seen.get((place.counter, place.span.name), 0))
-        share = amount // self.processes
-        return max(share, 1) if amount and place.rule.metric in ("requests", "concurrent") else share
+    def amount(self, place: Place, now: float) -> int:
+        """Of what a period still counts only the rest is shared; calls under way end by themselves."""
+        left = place.rule.amount
+        if place.metric != CONCURRENT:
+            total, at = self.seen.get((place.counter, place.span.name), (0, now))
+            if at >= place.since(now):
+                left = max(0, left - total)
+        share = left // self.processes
+        return max(share, 1) if left and place.rule.metric in ("requests", "concurrent") else share
 
     def forget(self) -> None:
         """Redis counts again."""
@@ -148,7 +150,7 @@ class RedisLimiter:
         standing = None
         if answer[0] == b"held":
             totals: list[int] = answer[1:]
-            self._share.saw(plan, totals)
+            self._share.saw(plan, totals, now)
             standing = tightest(plan, totals, now)
         hold = Hold(ask.call_id, plan.organization_id, plan.rules, ask, now, plan.time_zone, standing, plan=plan)
         self._open[ask.call_id] = hold
@@ -254,7 +256,9 @@ class RedisLimiter:
         if hold.degraded:
             self._share.replace(hold, spent(tokens, spend) if counts else (0, 0, 0, 0))
 
-        args = (hold.call_id, counts, tokens, spend)
+        args: tuple[Value, ...] = (hold.call_id, counts, tokens, spend)
+        if hold.degraded:
+            args = (*args, hold.plan.text, _ms(hold.at))
         if hold.call_id in self._registering:
             self._registering[hold.call_id] = args
         else:

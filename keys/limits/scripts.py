@@ -4,7 +4,8 @@ All keys of an organization begin with {gatehouse:limits:ORGANIZATION}: and so l
 given the leases' key and finds the others from it.
 
     :leases        hash, call id → "process state at tokens spend plan"; at: milliseconds of admission
-                   state: 0 held; 1 held, and an upstream has heard of it; 2 charged as held after its process died
+                   state: 0 held; 1 held, and an upstream has heard of it; 2 charged as held after its process died;
+                   3 let in without Redis, and settled
     :COUNTER       hash. "i": it has begun with what the ledger knew.
                    calendar, lifetime, concurrent: "tPERIOD" used and held, "hPERIOD" held
                    sliding: "t" and "h" of the whole window, "bN" and "kN" of sub-window N, "o" the oldest that counts
@@ -153,14 +154,28 @@ return 1
 )
 
 # ARGV: call, whether its request counts (1 or 0), tokens, spend. Once: the lease is gone after it.
+# Of a call let in without Redis also plan and time (ms): without a lease it is charged where counters have begun (the
+# others begin with what the ledger knows, this call included). A lease of state 3 remembers that it was said.
 SETTLE = Script(
     _COMMON
     + """
 local found = redis.call('HGET', KEYS[1], ARGV[1])
-if not found then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-local process, state, at, tokens, spend, plan = parts(found)
 local used = {r = tonumber(ARGV[2]), c = 0, t = tonumber(ARGV[3]), s = tonumber(ARGV[4])}
+if not found then
+    if not ARGV[5] then return 0 end
+    for _, rule in ipairs(read(ARGV[5], 0, 0)) do
+        if redis.call('HEXISTS', rule.key, 'i') == 1 then add(rule, tonumber(ARGV[6]), used[rule.metric], 0) end
+    end
+    redis.call('HSET', KEYS[1], ARGV[1], lease('-', '3', ARGV[6], '0', '0', ARGV[5]))
+    return 1
+end
+local process, state, at, tokens, spend, plan = parts(found)
+if state == '3' then return 0 end
+if ARGV[5] then  -- this may be said again
+    redis.call('HSET', KEYS[1], ARGV[1], lease('-', '3', at, '0', '0', plan))
+else
+    redis.call('HDEL', KEYS[1], ARGV[1])
+end
 for _, rule in ipairs(read(plan, tokens, spend)) do
     if state ~= '2' then
         add(rule, tonumber(at), used[rule.metric] - rule.ask, -rule.held)
@@ -201,7 +216,7 @@ local leases = redis.call('HGETALL', KEYS[1])
 for each = 1, #leases, 2 do
     local call = leases[each]
     local process, state, at, tokens, spend, plan = parts(leases[each + 1])
-    if state == '2' then
+    if state == '2' or state == '3' then
         if now - tonumber(at) > tonumber(ARGV[2]) then redis.call('HDEL', KEYS[1], call) end
     elseif dead[process] then
         for _, rule in ipairs(read(plan, tokens, spend)) do

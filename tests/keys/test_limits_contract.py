@@ -39,6 +39,12 @@ async def keeper(kind: str, url: str) -> AsyncIterator[Limiter]:
     await store.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here is not how fast this machine is."""
+    monkeypatch.setattr("lib.store.TIMEOUT", 10.0)
+
+
 @pytest.fixture(params=["memory", "redis"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
