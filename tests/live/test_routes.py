@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from keys import secrets
-from tests.live.world import World, recorded, saying, trigger
+from tests.live.world import World, embedder, model_for, recorded, saying, trigger
 
 pytestmark = pytest.mark.live
 
@@ -30,7 +30,7 @@ BODIES: dict[str, Any] = {
     "batchEmbedContents": {"requests": [{"content": {"parts": [{"text": "Hi"}]}}]},
 }
 # A model that can do every action.
-ABLE = "gemini-embed"
+ABLE = "gemini-able"
 
 
 def error_of(response: httpx2.Response, code: int, status: str) -> dict[str, Any]:
@@ -436,7 +436,7 @@ TOLD_ELSEWHERE: dict[tuple[str, str], tuple[int, str, int]] = {
 def test_an_upstreams_trouble_is_told_in_googles_words(world: World, kind: str, action: str, fault: str) -> None:
     code, status, wait = TOLD_ELSEWHERE.get((kind, fault), TOLD[fault])
     vendor = world.vendor(kind)
-    answer = world.ask(f"{kind}-{fault}", action, saying(trigger(fault)))
+    answer = world.ask(model_for(kind, fault), action, saying(trigger(fault)))
     error = error_of(answer, code, status)
     info = detail(error, "ErrorInfo")
     assert (info["reason"], info["domain"]) == ("UPSTREAM_ERROR", "gatehouse")
@@ -446,7 +446,7 @@ def test_an_upstreams_trouble_is_told_in_googles_words(world: World, kind: str, 
     assert "upstream-key" not in answer.text and str(vendor.url) not in answer.text
     assert vendor.requests
     [row] = recorded(world.gateway, [answer.headers["x-request-id"]]).values()
-    assert (row["http_status"], row["status"], row["model"]) == (code, status, f"{kind}-{fault}")
+    assert (row["http_status"], row["status"], row["model"]) == (code, status, model_for(kind, fault))
     assert len(row["attempts"]) == len(vendor.requests)
 
 
@@ -499,18 +499,18 @@ def test_tokens_are_counted_in_both_forms_and_by_the_vendor_where_a_deployment_s
 
 def test_a_vendor_that_cannot_count_leaves_it_to_our_own_estimate(world: World) -> None:
     world.vendor("anthropic").faults.append("503")
-    answer = world.ask("exact-anthropic", "countTokens", saying("one two three"))
+    answer = world.ask("exact-anthropic", "countTokens", saying("nobody asked this before"))
     assert (answer.status_code, answer.headers["x-gatehouse-token-count"]) == (200, "estimate")
 
 
 @pytest.mark.parametrize("kind", ["gemini", "vertex", "openai", "azure-chat", "gemini_openai"])
 def test_texts_are_embedded_alone_and_many_at_once(world: World, kind: str) -> None:
     one = {"content": {"parts": [{"text": "one"}]}, "taskType": "RETRIEVAL_QUERY", "outputDimensionality": 4}
-    alone = world.ask(f"{kind}-embed", "embedContent", one)
+    alone = world.ask(embedder(kind), "embedContent", one)
     assert alone.status_code == 200, alone.text
     two = {**one, "content": {"parts": [{"text": "two"}]}}
     many = world.ask(
-        f"{kind}-embed", "batchEmbedContents", {"requests": [one, {"model": f"models/{kind}-embed", **two}]}
+        embedder(kind), "batchEmbedContents", {"requests": [one, {"model": f"models/{embedder(kind)}", **two}]}
     )
     assert many.status_code == 200, many.text
     first, second = (each["values"] for each in many.json()["embeddings"])
@@ -522,10 +522,10 @@ def test_texts_are_embedded_alone_and_many_at_once(world: World, kind: str) -> N
 
 def test_what_cannot_be_embedded_is_refused(world: World) -> None:
     error_of(world.ask("anthropic", "embedContent", BODIES["embedContent"]), 501, "UNIMPLEMENTED")
-    error_of(world.ask("gemini-embed", "embedContent", {}), 400, "INVALID_ARGUMENT")
-    error_of(world.ask("gemini-embed", "batchEmbedContents", {"requests": []}), 400, "INVALID_ARGUMENT")
+    error_of(world.ask(embedder("gemini"), "embedContent", {}), 400, "INVALID_ARGUMENT")
+    error_of(world.ask(embedder("gemini"), "batchEmbedContents", {"requests": []}), 400, "INVALID_ARGUMENT")
     other = {"requests": [{"model": "models/another", "content": {"parts": [{"text": "x"}]}}]}
-    error_of(world.ask("openai-embed", "batchEmbedContents", other), 400, "INVALID_ARGUMENT")
+    error_of(world.ask(embedder("openai"), "batchEmbedContents", other), 400, "INVALID_ARGUMENT")
 
 
 LOSSY = saying("Hi", generationConfig={"topK": 3}, safetySettings=[])

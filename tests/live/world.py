@@ -33,6 +33,7 @@ class Kind:
     title: str
     options: Json = field(default_factory=dict)
     embeds: str = ""  # the upstream model that embeds
+    capabilities: Json = field(default_factory=dict)  # what the operator of such a server sets on its deployment
 
     @property
     def language(self) -> str:
@@ -51,14 +52,15 @@ KINDS = (
     Kind("gemini", "gemini", "gemini", "gemini-2.5-flash", "gemini", embeds="gemini-embedding-001"),
     Kind("vertex", "vertex", "vertex", "gemini-2.5-flash", "vertex (Gemini)", embeds="gemini-embedding-001"),
     Kind("openai", "openai", "openai", "gpt-4o", "openai", embeds="text-embedding-3-small"),
-    Kind("openai-thinking", "openai", "openai", "gpt-5", "openai (reasoning model)"),
-    Kind("compatible", "openai", "compatible", "qwen3-32b", "openai (compatible server)"),
+    Kind("openai-thinking", "openai", "openai", "gpt-5", "openai (reasoning model)", embeds="text-embedding-3-small"),
+    Kind("compatible", "openai", "compatible", "qwen3-32b", "openai (compatible server)", embeds="bge-m3",
+         capabilities={"max_tokens_field": "max_tokens"}),
     Kind("gemini_openai", "gemini_openai", "gemini_openai", "gemini-2.5-flash", "gemini_openai",
          embeds="gemini-embedding-001"),
     Kind("azure-chat", "azure_openai", "azure_openai", "gpt-4o", "azure_openai (chat)",
          {"api_version": "2024-10-21", "api": "chat"}, embeds="text-embedding-3-small"),
     Kind("azure-responses", "azure_openai", "azure_openai", "gpt-5", "azure_openai (responses)",
-         {"api_version": "v1", "api": "responses"}),
+         {"api_version": "v1", "api": "responses"}, embeds="text-embedding-3-small"),
     Kind("openai_responses", "openai_responses", "openai_responses", "gpt-5", "openai_responses"),
     Kind("anthropic", "anthropic", "anthropic", "claude-sonnet-4-5", "anthropic"),
     Kind("vertex-anthropic", "vertex", "vertex", "claude-sonnet-4-5@20250929", "vertex (Claude)",
@@ -72,11 +74,12 @@ KINDS = (
 )  # fmt: skip
 BY_NAME = {kind.name: kind for kind in KINDS}
 
-# What a deployment of its own is made for: the name of its model ends with it.
-FAULTS = (
-    "400", "401", "403", "404", "413", "429", "500", "503", "context", "quota", "html", "garbage", "nothing", "hang", "cut",
-    "midcut", "midbreak", "stall",
-)  # fmt: skip
+# Faults that a deployment is left alone for: each has a deployment and a model of its own, named after it. What the
+# caller did wrong is never held against a deployment, and the rest is not tried with every kind.
+FAULTS = ("401", "403", "404", "429", "quota", "500", "503", "html", "garbage", "cut", "broken")
+RARE_FAULTS = ("413", "nothing", "hang", "stall")
+COMMON_KINDS = ("gemini", "openai")
+SHARED = {"400": "", "context": "", "midcut": "-broken", "midbreak": "-broken"}
 TRIGGERS = {
     "context": "[[error:400 context]]", "quota": "[[error:429 quota]]", "html": "[[error:502 html]]",
     "garbage": "[[error:200 garbage]]", "nothing": "[[error:200 nothing]]", "hang": "[[hang]]", "cut": "[[cut]]",
@@ -84,6 +87,16 @@ TRIGGERS = {
     "midbreak": "[[midstream-error:after=2]] [[long:6]]", "stall": "[[long:6]] [[pace:30]]",
 }  # fmt: skip
 PATIENCE = {"hang": {"first_byte_timeout": 0.4}, "stall": {"idle_timeout": 0.4}}  # seconds
+
+
+def model_for(kind: str, fault: str) -> str:
+    """The model of this kind that such a fault is tried with."""
+    return kind + SHARED.get(fault, f"-{fault}") if fault else kind
+
+
+def embedder(kind: str) -> str:
+    """The model of this kind that embeds. google-genai has ways of its own with names that have gemini in them."""
+    return f"vectors-{kind.replace('gemini', 'google')}"
 
 
 def trigger(fault: str) -> str:
@@ -105,19 +118,19 @@ def connections(vendors: Callable[[str], Any]) -> list[Json]:
 def models() -> list[Json]:
     made: list[Json] = []
     for kind in KINDS:
-        deployment = {"connection": kind.name, "upstream_model": kind.model}
+        deployment = {"connection": kind.name, "upstream_model": kind.model, "capabilities": kind.capabilities}
         made.append({"name": kind.name, "unpriced": "serve", "deployments": [deployment]})
         made += [
             {
                 "name": f"{kind.name}-{fault}",
                 "unpriced": "serve",
-                "deployments": [deployment | PATIENCE.get(fault, {}) | {"options": {}}],
+                "deployments": [deployment | PATIENCE.get(fault, {})],
             }
-            for fault in FAULTS
+            for fault in (*FAULTS, *(RARE_FAULTS if kind.name in COMMON_KINDS else ()))
         ]
         if kind.embeds:
             embeds = [{"connection": kind.name, "upstream_model": kind.embeds}]
-            made.append({"name": f"{kind.name}-embed", "unpriced": "serve", "deployments": embeds})
+            made.append({"name": embedder(kind.name), "unpriced": "serve", "deployments": embeds})
     exact = [
         {"connection": name, "upstream_model": BY_NAME[name].model, "exact_token_count": True}
         for name in ("gemini", "anthropic")
@@ -131,6 +144,7 @@ def models() -> list[Json]:
             "deployments": _gemini(),
             "unpriced": "serve",
         },
+        {"name": "gemini-able", "deployments": _gemini(), "unpriced": "serve"},
         {"name": "secret-model", "aliases": ["not-so-secret"], "deployments": _gemini(), "unpriced": "serve"},
         {"name": "strict-model", "strict_fields": True, "deployments": _openai(), "unpriced": "serve"},
         {"name": "empty-model", "deployments": [], "unpriced": "serve"},
@@ -218,6 +232,7 @@ def saying(text: str, **more: Any) -> Json:
 COLUMNS = (
     "id", "action", "model", "requested_model", "http_status", "status", "stream", "error", "finish_reason",
     "prompt_tokens", "cached_tokens", "output_tokens", "thoughts_tokens", "backend", "dropped", "attempts", "flags", "key",
+    "label",
 )  # fmt: skip
 
 
