@@ -24,7 +24,9 @@ from tests.servers import REDIS_DATABASES, CannotStart, Servers
 STORE = "GATEHOUSE_TEST_STORE"
 # What one run hands to its xdist workers and to the servers it starts; everything else of ours is taken away, so
 # that a developer's own settings never decide about a test.
-HANDED_DOWN = {STORE, "GATEHOUSE_DATA_DIR", "GATEHOUSE_PEPPER", "GATEHOUSE_ENCRYPTION_KEYS", "GATEHOUSE_CHROMIUM"}
+HANDED_DOWN = {
+    STORE, "GATEHOUSE_DATA_DIR", "GATEHOUSE_PEPPER", "GATEHOUSE_ENCRYPTION_KEYS", "GATEHOUSE_CHROMIUM", "GATEHOUSE_NODE_MODULES",
+}  # fmt: skip
 OURS_WITHOUT_PREFIX = (
     "DEBUG", "HOST", "PORT", "WEB_CONCURRENCY", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "FORWARDED_ALLOW_IPS",
     "METRICS_TOKEN", "LOG_LEVEL", "LOG_FORMAT", "EMAIL_URL", "DEFAULT_FROM_EMAIL", "SECRET_KEY_FILE",
