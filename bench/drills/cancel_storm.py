@@ -46,7 +46,8 @@ class Seen:
 async def storm(
     port: int, key: str, models: Sequence[str], *, calls: int, parallel: int, seed: int, name: str = "storm"
 ) -> Seen:
-    """Every second call is a stream. Each client leaves after a random time, a few in the middle of their own request."""
+    """Every second call is a stream. Each client leaves after a random time, a few in the middle of their own request, and
+    every eighth hears its answer to the end."""
     chance, seen, gate = random.Random(seed), Seen(), asyncio.Semaphore(parallel)
 
     async def one(number: int) -> None:
@@ -54,7 +55,8 @@ async def storm(
         seen.labels.append(label)
         sent = wire(models[number % len(models)], key, label, stream=bool(number // len(models) % 2))
         async with gate:
-            await leave(port, sent, label, chance.random() * LONGEST, cut=chance.random() < 0.1, seen=seen)
+            patience = 60.0 if number % 8 == 0 else chance.random() * LONGEST
+            await leave(port, sent, label, patience, cut=number % 8 != 0 and chance.random() < 0.1, seen=seen)
 
     await asyncio.gather(*[one(number) for number in range(calls)])
     return seen
