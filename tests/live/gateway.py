@@ -87,6 +87,7 @@ class Gateway:
     data_dir: Path
     environment: dict[str, str] = field(repr=False)
     workers: int = 1
+    house: Path = HOUSE  # where the code stands
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     process: subprocess.Popen[bytes] | None = None
 
@@ -104,7 +105,7 @@ class Gateway:
         """One `manage.py` command against this installation; what it printed. Raises AssertionError when it fails."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
-            cwd=HOUSE,
+            cwd=self.house,
             env=self.environment,
             input=stdin,
             capture_output=True,
@@ -128,7 +129,7 @@ class Gateway:
         with self._open_log() as log:
             self.process = subprocess.Popen(
                 command,
-                cwd=HOUSE,
+                cwd=self.house,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -186,6 +187,7 @@ def gateway(
     workers: int = 1,
     environment: Mapping[str, str] | None = None,
     started: bool = True,
+    house: Path = HOUSE,
 ) -> Iterator[Gateway]:
     """A fresh installation with this configuration, running; gone afterwards.
 
@@ -197,7 +199,7 @@ def gateway(
         raise AssertionError("this run is embedded: it has no PostgreSQL and no Redis")
     directory = Path(tempfile.mkdtemp(prefix="gatehouse-live-"))
     port = free_port()
-    made = Gateway(f"http://127.0.0.1:{port}", port, directory, _environment(directory, environment), workers)
+    made = Gateway(f"http://127.0.0.1:{port}", port, directory, _environment(directory, environment), workers, house)
     try:
         if chosen == "servers":
             _give_servers(made)
