@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import models, transaction
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from keys import audit, issue, notices, secrets
 from keys.audit import Actor
@@ -71,7 +71,7 @@ class ConnectionSpec(Strict):
 class PriceSpec(Strict):
     """USD per million tokens."""
 
-    valid_from: datetime = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
+    valid_from: AwareDatetime = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
     input: Decimal
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
@@ -136,7 +136,7 @@ class KeySpec(Strict):
     denied_models: list[str] = []
     scopes: list[str] | None = None
     networks: list[str] | None = None
-    expires_at: datetime | None = None
+    expires_at: AwareDatetime | None = None
     tags: list[str] = []
     strict_fields: bool = False
     log_bodies: bool = False
@@ -185,6 +185,8 @@ def apply(text: str, *, actor: Actor, dry_run: bool = False) -> Outcome:
         outcome.secrets.clear()
     except DjangoValidationError as error:
         raise ConfigurationError("; ".join(error.messages)) from None
+    except issue.IssueError as error:
+        raise ConfigurationError(f"keys: {error}") from None
     return outcome
 
 
@@ -320,6 +322,7 @@ class Apply:
             if team is None:
                 raise ConfigurationError(f"{where}: there is no team {spec.team!r} in {spec.organization}.")
         fields = {**spec.model_dump(exclude={"organization", "name", "team", "secret", "limits"}), "team": team}
+        fields |= lists_of(spec, where)
         secret = given(spec.secret, where) if spec.secret else None
         if secret is not None and not secrets.well_formed(secret):
             raise ConfigurationError(
@@ -327,9 +330,12 @@ class Apply:
             )
         key = VirtualKey.objects.filter(organization=organization, name=spec.name).first()
         if key is None:
-            key, made = issue.issue(
-                organization=organization, name=spec.name, secret=secret, actor=self.actor, **fields
-            )
+            try:
+                key, made = issue.issue(
+                    organization=organization, name=spec.name, secret=secret, actor=self.actor, **fields
+                )
+            except issue.IssueError as error:
+                raise ConfigurationError(f"{where}: {error}") from None
             self.outcome.changes.append(Change("create", "key", f"{spec.organization}/{spec.name}"))
             if secret is None:
                 self.outcome.secrets.append(
@@ -421,6 +427,19 @@ class Apply:
         if found is None:
             raise ConfigurationError(f"{where}: there is no organization {slug!r}.")
         return found
+
+
+def lists_of(spec: KeySpec, where: str) -> dict[str, list[str] | None]:
+    """A key's lists as they are stored: the same whether the key is made or changed."""
+    try:
+        return {
+            "allowed_models": None if spec.allowed_models is None else issue.patterns(spec.allowed_models),
+            "denied_models": issue.patterns(spec.denied_models, "denied_models"),
+            "scopes": None if spec.scopes is None else issue.known_scopes(spec.scopes),
+            "networks": None if spec.networks is None else issue.ranges(spec.networks),
+        }
+    except issue.IssueError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
 
 
 def _text(value: Any) -> str:
