@@ -10,6 +10,7 @@ from zoneinfo import available_timezones
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
@@ -33,7 +34,7 @@ from unfold.widgets import (
 )
 
 from keys import admin_invitations as admin_invitations  # registers its page
-from keys import issue, once
+from keys import audit, issue, once, presets
 from keys.dates import ago
 from keys.form_fields import ExpiryField, LinesField, NetworksField
 from keys.models import AuditEvent, KeySecret, Limit, Membership, Organization, Team, User, VirtualKey
@@ -456,6 +457,14 @@ class NewKeyForm(KeyForm):
     """Three fields make a key: a name, whose it is, and what it may use."""
 
     belongs_to = forms.ChoiceField(label="Belongs to", widget=UnfoldAdminSelectWidget)
+    preset = forms.ChoiceField(
+        label="Limits",
+        choices=presets.CHOICES,
+        initial=presets.PRESETS[0].id,
+        required=False,
+        widget=UnfoldAdminSelectWidget,
+        help_text="A start; an administrator can change each of them later.",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -473,6 +482,17 @@ class NewKeyForm(KeyForm):
         if self.principal.rank_over(self.instance.organization_id, self.instance.team_id) < ADMIN:
             given["owner"] = self.principal.user  # a member makes keys for themselves alone
         return given
+
+
+def free_name(source: VirtualKey) -> str:
+    """A name for a copy that its organization has not used yet."""
+    taken = set(VirtualKey.objects.filter(organization_id=source.organization_id).values_list("name", flat=True))
+    base = source.name[:80]
+    return next(
+        name
+        for number in range(1, len(taken) + 2)
+        if (name := f"{base} copy" if number == 1 else f"{base} copy {number}") not in taken
+    )
 
 
 def places(principal: Principal) -> list[tuple[str, str]]:
@@ -620,9 +640,9 @@ class VirtualKeyAdmin(ScopedAdmin):
     search_fields = ("name", "secrets__hint", "owner__email", "team__name")
     search_help_text = "Name, the last characters of a secret, owner or team"
     ordering = ("-created_at",)
-    actions = ("disable_selected", "enable_selected")
-    actions_row = ("use", "requests", "rotate", "toggle", "revoke")
-    actions_detail = ("use", "requests", "rotate", "toggle", "revoke")
+    actions = ("disable_selected", "enable_selected", "revoke_selected")
+    actions_row = ("use", "requests", "rotate", "clone", "toggle", "revoke")
+    actions_detail = ("use", "requests", "rotate", "clone", "toggle", "revoke")
     more = (
         "owner", "expires_at", "denied_models", "scopes", "networks", "tags", "strict_fields", "log_bodies", "outage_policy",
     )  # fmt: skip
@@ -640,7 +660,7 @@ class VirtualKeyAdmin(ScopedAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None:
-            first: tuple[str, ...] = ("name", "belongs_to", "access", "allowed_models")
+            first: tuple[str, ...] = ("name", "belongs_to", "preset", "access", "allowed_models")
         else:
             first = ("name", "organization", "team", "access", "allowed_models")
         return ((None, {"fields": first}), ("More options", {"fields": self.more, "classes": ("collapse",)}))
@@ -689,6 +709,44 @@ class VirtualKeyAdmin(ScopedAdmin):
             return HttpResponseRedirect(reverse("admin:keys_organization_changelist"))
         shown = {"show_save_and_add_another": False, "show_save_and_continue": False, **(extra_context or {})}
         return super().add_view(request, form_url, shown)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """?clone=ID: everything of that key but its secret, its name and its history."""
+        source = self._cloned(request)
+        if source is None:
+            return super().get_changeform_initial_data(request)
+        place = f"{source.organization_id}/{source.team_id}" if source.team_id else str(source.organization_id)
+        allowed = source.allowed_models
+        alike = {name: getattr(source, name) for name in (*self.more, "allowed_models")}
+        return {
+            **alike,
+            "name": free_name(source),
+            "belongs_to": place,
+            "access": "every" if allowed is None else "these" if allowed else "none",
+        }
+
+    def _cloned(self, request: HttpRequest) -> VirtualKey | None:
+        key_id = request.GET.get("clone")
+        return cast(VirtualKey, self._visible_row(request, key_id)) if key_id else None
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """The limits of the form, then those of its preset and of the key that was cloned."""
+        super().save_related(request, form, formsets, change)
+        if change:
+            return
+        key, source = form.instance, self._cloned(request)
+        preset = presets.BY_ID.get(form.cleaned_data.get("preset") or "", presets.PRESETS[0])
+        made = presets.missing(key, preset)
+        for limit in made:
+            limit.save(force_insert=True)
+        more = presets.copied(key, source) if source else []
+        for limit in more:
+            limit.save(force_insert=True)
+        for limit in (*made, *more):
+            told = audit.differences(None, limit, ("metric", "amount", "period", "pattern", "hard"))
+            audit.record(actor_of(request), "limit.created", limit, told, key.organization_id)
+        if made or more:
+            self.announce(key)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
@@ -741,6 +799,11 @@ class VirtualKeyAdmin(ScopedAdmin):
     def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._step(request, object_id, RotateForm)
 
+    @action(description="Clone", icon="content_copy", permissions=["add"])
+    def clone(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self.visible(request, object_id)
+        return HttpResponseRedirect(f"{reverse('admin:keys_virtualkey_add')}?clone={key.pk}")
+
     @action(description="Disable / enable", icon="pause_circle", permissions=["change"])
     def toggle(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._step(request, object_id, ToggleForm)
@@ -780,9 +843,35 @@ class VirtualKeyAdmin(ScopedAdmin):
     def enable_selected(self, request: HttpRequest, queryset: QuerySet[VirtualKey]) -> None:
         self._each(request, queryset.filter(state="disabled"), issue.enable, "enabled")
 
-    def _each(self, request: HttpRequest, keys: QuerySet[VirtualKey], do: Callable[..., Any], done: str) -> None:
+    @admin.action(description="Revoke the chosen keys")
+    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[VirtualKey]) -> HttpResponse | None:
+        """Asks first: revoking cannot be undone."""
+        keys = self._changeable(request, queryset.exclude(state=VirtualKey.State.REVOKED))
+        wanted = f"revoke {len(keys)}"
+        typed = request.POST.get("typed")
+        if not keys:
+            messages.error(request, "None of the chosen keys is left to revoke, or yours to revoke.")
+            return None
+        if typed is not None and typed.strip().lower() == wanted:
+            self._each(request, queryset.exclude(state=VirtualKey.State.REVOKED), issue.revoke, "revoked")
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Revoke keys",
+            "opts": self.opts,
+            "keys": keys,
+            "wanted": wanted,
+            "mistyped": typed is not None,
+            "checkbox": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "gatehouse/revoke_many.html", context)
+
+    def _changeable(self, request: HttpRequest, keys: QuerySet[VirtualKey]) -> list[VirtualKey]:
         principal = self.principal(request)
-        mine = [key for key in keys if principal.may("change", key)]
+        return [key for key in keys if principal.may("change", key)]
+
+    def _each(self, request: HttpRequest, keys: QuerySet[VirtualKey], do: Callable[..., Any], done: str) -> None:
+        mine = self._changeable(request, keys)
         for key in mine:
             do(key, actor_of(request))
         messages.success(request, f"{len(mine)} {'key' if len(mine) == 1 else 'keys'} {done}.")

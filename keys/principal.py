@@ -21,6 +21,7 @@ from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 from django.http import HttpRequest
 
+from keys import audit, notices
 from keys.models import Invitation, Membership, Organization, Team, User, VirtualKey
 
 Row = TypeVar("Row", bound=Model)
@@ -224,6 +225,19 @@ def principal_of(request: HttpRequest) -> Principal:
         found = Principal.of(request.user)
         request._principal = found  # type: ignore[attr-defined]  # kept beside request.user
     return cast(Principal, found)
+
+
+@receiver(post_delete, sender=Membership)
+def keys_stay(instance: Membership, origin: Any = None, **_: Any) -> None:
+    """Who leaves an organization leaves the keys they held there: they become service keys, and go on working."""
+    deleted = origin.model if isinstance(origin, QuerySet) else type(origin)
+    left = Membership.objects.filter(user_id=instance.user_id, organization_id=instance.organization_id)
+    if deleted is Organization or left.exists():
+        return
+    for key in VirtualKey.objects.filter(owner_id=instance.user_id, organization_id=instance.organization_id):
+        VirtualKey.objects.filter(pk=key.pk).update(owner=None)
+        audit.record(audit.SYSTEM, "key.changed", key, {"owner": [str(instance.user_id), None]})
+        notices.announce("keys", str(key.pk))
 
 
 @receiver([post_save, post_delete], sender=Membership)

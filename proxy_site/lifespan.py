@@ -6,6 +6,7 @@ are finished from their registry, because on a forced stop no `finally` of their
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from gemini_api import tokens
-from keys import limits, lookup, notices
+from keys import limits, lookup, notices, reminders
 from lib import bus, metrics
 from lib.store import store
 from routing import loading, scores_memory, scores_redis, upstream
@@ -62,6 +63,7 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("catalog", loading.open, loading.close),
     ("ledger", ledger.open, ledger.close),
     ("upkeep", upkeep.open, upkeep.close),
+    ("reminders", reminders.open, reminders.close),
     ("router", open_router, scores_redis.close),
     ("limits", limits.open, limits.close),
     ("counters", counters.open, counters.close),
@@ -98,7 +100,15 @@ async def start() -> None:
             await step()
         except Exception as error:
             raise RuntimeError(f"{name}: {error}") from error
+    settle_memory()
     _open = True
+
+
+def settle_memory() -> None:
+    """What is loaded by now stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def stop() -> None:
