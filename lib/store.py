@@ -81,6 +81,7 @@ class Store:
 
     def __init__(self) -> None:
         self.url = ""
+        self.timeout = 0.0
         self.up = False
         self.dropped = 0  # submitted commands lost to a full outbox
         self.failures = 0  # pipelines that failed since the start
@@ -110,9 +111,13 @@ class Store:
         """Call it, in the event loop, whenever Redis is there again (and when it first is)."""
         self._on_up.append(callback)
 
-    async def open(self, url: str) -> None:
-        """Connect. Returns also when Redis does not answer: the background task goes on looking for it."""
+    async def open(self, url: str, timeout: float = 0.0) -> None:
+        """Connect. Returns also when Redis does not answer: the background task goes on looking for it.
+
+        timeout: seconds for one pipeline, TIMEOUT when 0.
+        """
         self.url = url
+        self.timeout = timeout
         self._loop = asyncio.get_running_loop()
         if not url:
             return
@@ -255,7 +260,7 @@ class Store:
         timer = None
         try:
             async with asyncio.timeout(None) as limit:
-                timer = Timer(loop, limit)
+                timer = Timer(loop, limit, self.timeout or TIMEOUT)
                 await lane.send_packed_command(lane.pack_commands(commands), check_health=False)
                 answers = [await self._answer(lane) for _ in commands]
                 whole = True
@@ -363,16 +368,17 @@ class Store:
 
 
 class Timer:
-    """50 ms, given again once when our own loop, not Redis, was what took so long."""
+    """The time of one pipeline, given again once when our own loop, not Redis, was what took so long."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: asyncio.Timeout) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: asyncio.Timeout, seconds: float) -> None:
         self._loop = loop
+        self._seconds = seconds
         self._limit = limit
         self._again = False
         self._set()
 
     def _set(self) -> None:
-        self._due = self._loop.time() + TIMEOUT
+        self._due = self._loop.time() + self._seconds
         self._handle = self._loop.call_at(self._due, self._fire)
 
     def _fire(self) -> None:

@@ -72,6 +72,9 @@ class Env(BaseSettings):
     upstream_max_answer: int = Field(64 * 1024 * 1024, validation_alias="GATEHOUSE_UPSTREAM_MAX_ANSWER_BYTES")
     breaker_seconds: float = Field(5.0, gt=0, le=300, validation_alias="GATEHOUSE_BREAKER_SECONDS")
 
+    # How long Redis may take to answer before this process goes on alone (seconds)
+    store_timeout: float = Field(0.05, validation_alias="GATEHOUSE_STORE_TIMEOUT")
+
     # How long things are remembered
     key_cache_seconds: float = Field(5.0, validation_alias="GATEHOUSE_KEY_CACHE_SECONDS")
     key_stale_seconds: float = Field(600.0, validation_alias="GATEHOUSE_KEY_STALE_SECONDS")

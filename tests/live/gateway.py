@@ -226,7 +226,9 @@ def _environment(data_dir: Path, more: Mapping[str, str] | None) -> dict[str, st
         if name not in (*OURS_WITHOUT_PREFIX, "DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE")
         and (not name.startswith("GATEHOUSE_") or name in secrets)
     }
-    return {**kept, "GATEHOUSE_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1", **(more or {})}
+    # A machine that runs many tests at once is slow to answer: that is no outage of Redis.
+    patient = {"GATEHOUSE_STORE_TIMEOUT": "2"}
+    return {**kept, "GATEHOUSE_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1", **patient, **(more or {})}
 
 
 # ── databases: migrated once per test process, copied for every gateway ──
