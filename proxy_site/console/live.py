@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -47,13 +47,15 @@ def rows(request: HttpRequest) -> HttpResponse:
     return TemplateResponse(request, "gatehouse/request_rows.html", {"rows": found, "filters": filters})
 
 
-def one(request: HttpRequest, record_id: uuid.UUID) -> JsonResponse:
-    """What the playground says of its call, in words; 404 until the ledger has it."""
-    record = principal_of(request).scope(RequestRecord.objects.filter(pk=record_id)).first()
+def one(request: HttpRequest) -> JsonResponse:
+    """?id=ID: what the playground says of its call, in words; nothing until the ledger has it."""
+    records = principal_of(request).scope(RequestRecord.objects.filter(pk=parsed(request.GET.get("id"))))
+    record = records.first()
     if record is None:
-        raise Http404
+        return JsonResponse({"found": False})
     return JsonResponse(
         {
+            "found": True,
             "url": reverse("admin:usage_requestrecord_change", args=[record.pk]),
             "status": f"{record.http_status} {record.status}",
             "deployment": record.deployment,

@@ -27,7 +27,7 @@ PAGES: list[tuple[str, Callable[..., HttpResponseBase], str]] = [
     ("usage/explorer/<uuid:view_id>/delete/", explorer.delete_view, "explorer_delete"),
     ("usage/requests.csv", live.as_csv, "requests_csv"),
     ("usage/requests/live/", live.rows, "requests_live"),
-    ("usage/requestrecord/<uuid:record_id>/summary.json", live.one, "request_json"),
+    ("usage/request.json", live.one, "request_json"),
     ("health/", health.page, "health"),
     ("routing/deployment/<uuid:deployment_id>/switch/<slug:what>/", health.switch, "health_switch"),
     ("simulator/", simulator.page, "simulator"),

@@ -41,7 +41,7 @@ def page(request: HttpRequest) -> HttpResponse:
         "chosen": request.GET.get("key", ""),
         "model": request.GET.get("model", ""),
         "base": issued.base_url(request),
-        "record_url": reverse("admin:request_json", args=["00000000-0000-0000-0000-000000000000"]),
+        "record_url": reverse("admin:request_json"),
     }
     return TemplateResponse(request, "gatehouse/playground.html", context)
 

@@ -127,9 +127,8 @@ if (room) {
   async function record(id) {
     for (let tries = 0; tries < 10; tries += 1) {
       await new Promise((done) => setTimeout(done, 400));
-      const answer = await fetch(room.dataset.record.replace("00000000-0000-0000-0000-000000000000", id));
-      if (!answer.ok) continue;
-      const told = await answer.json();
+      const told = await get(`${room.dataset.record}?id=${id}`);
+      if (!told.found) continue;
       const link = element("a", told.deployment || "the record", "gh-link");
       link.href = told.url;
       facts.replaceChildren(`${told.status} · ${told.tokens} · ${told.cost} · ${told.total} · `, link);

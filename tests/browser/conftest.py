@@ -51,16 +51,7 @@ def site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "GATEHOUSE_PUBLIC_URL": f"http://127.0.0.1:{port}",
     }
     log = (tmp_path / "server.log").open("w")
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "proxy_site.asgi:application",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-    ]
+    command = [sys.executable, str(ROOT / "manage.py"), "serve", "--port", str(port)]
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/admin/login/", server, tmp_path / "server.log")

@@ -197,6 +197,17 @@ def test_only_newer_rows_arrive_live(world: World) -> None:
     assert str(newer.pk) in told
 
 
+def test_a_records_summary_is_there_for_those_who_may_see_it(world: World) -> None:
+    url = reverse("admin:request_json")
+    for role, tenant, found in (
+        ("member", world.acme, True),
+        ("owner", world.globex, False),
+        ("platform", world.globex, True),
+    ):
+        record = tenant.rows["usage.requestrecord"]
+        assert client_of(world, role).get(url, {"id": str(record.pk)}).json()["found"] is found
+
+
 def test_a_record_shows_its_cost_class_by_class(world: World) -> None:
     deployment = world.acme.rows["routing.deployment"]
     record = make_record(

@@ -1,0 +1,213 @@
+"""The console's own pages in a real browser: no page complains, overflows or calls outside; live things are live."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import transaction
+from playwright.async_api import Browser, expect
+
+from keys import audit, notices
+from keys.models import Membership
+from tests.browser.conftest import visitor
+from tests.factories import IssuedKey, make_connection, make_key, make_limit, make_model, make_person
+from tests.proxy_site.admin_world import World, make_bucket, make_record, make_world
+from tests.proxy_site.test_console_strangers_words import PAYLOADS
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+ASKED = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
+PAGES = (
+    "/admin/usage/explorer/",
+    "/admin/usage/explorer/?range=24h&metric=p95_ms&group=key&subgroup=status",
+    "/admin/usage/explorer/?range=custom&first=2020-01-01&last=2020-01-02",
+    "/admin/usage/requestrecord/?live=1",
+    "/admin/usage/requestrecord/{usage.requestrecord}/change/",
+    "/admin/health/",
+    "/admin/budgets/",
+    "/admin/budgets/?state=reached",
+    "/admin/my-keys/",
+    "/admin/keys/virtualkey/{keys.virtualkey}/page/",
+    "/admin/key-tester/?key={keys.virtualkey}",
+    "/admin/simulator/?key={keys.virtualkey}&model=acme-model",
+    "/admin/losses/",
+    "/admin/losses/?deployment={routing.deployment}&sample=Tools",
+    "/admin/playground/",
+    "/admin/audit/",
+    "/admin/audit/?q=nothing-like-it",
+)
+
+
+@pytest.fixture
+def world(transactional_db: None) -> World:
+    made = make_world()
+    make_limit(made.acme.organization, "spend", 20)
+    make_key(made.acme.organization, "own", owner=made.people["platform"])
+    return made
+
+
+@pytest.fixture
+def answering(world: World, upstream: Callable[[str], Any]) -> IssuedKey:
+    """A key of acme, and a model `hello` that a loopback Gemini answers for; every process knows of it."""
+    connection = make_connection("gemini", base_url=upstream("gemini").url)
+    make_model("hello", [connection], upstream_model="gemini-2.5-flash", unpriced="serve")
+    with transaction.atomic():
+        notices.announce("catalog")
+    return make_key(world.acme.organization, "caller")
+
+
+async def called(site: str, key: IssuedKey) -> int:
+    """One call, once the server has heard of the model."""
+    async with httpx2.AsyncClient() as client:
+        for _ in range(50):
+            answer = await client.post(f"{site}/v1beta/models/hello:generateContent", json=ASKED, headers=key.headers)
+            if answer.status_code != 404:
+                break
+            await asyncio.sleep(0.1)  # the notice is on its way to another process
+    return answer.status_code
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1440, "dark"), (390, "light")])
+async def test_no_page_complains_overflows_or_calls_outside(
+    world: World, site: str, browser: Browser, width: int, theme: str
+) -> None:
+    guest = await visitor(browser, site, width=width, theme=theme)
+    await guest.sign_in("root@example.org")
+    wrong: dict[str, object] = {}
+    for path in PAGES:
+        path = re.sub(r"\{([\w.]+)\}", lambda found: str(world.acme.rows[found.group(1)].pk), path)
+        await guest.page.goto(f"{site}{path}")
+        await guest.page.wait_for_load_state("load")
+        await expect(guest.page.locator(".gh-box, .gh-kinds").first).to_be_visible()
+        if (over := await guest.overflow()) > 0:
+            wrong[path] = f"{over} px too wide"
+        if guest.troubles:
+            wrong[path] = list(guest.troubles)
+            guest.troubles.clear()
+    assert wrong == {}
+
+
+async def test_a_call_shows_up_live_within_two_seconds(
+    world: World, answering: IssuedKey, site: str, browser: Browser
+) -> None:
+    assert await called(site, answering) == 200
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    await guest.open("/admin/usage/requestrecord/?model=hello")
+    await expect(guest.page.locator("[data-rows] tr")).to_have_count(1)
+    await guest.page.click("[data-live]")
+    await expect(guest.page.locator("[data-live] .gh-ok")).to_be_visible()
+    assert await called(site, answering) == 200
+    await expect(guest.page.locator("[data-rows] tr")).to_have_count(2, timeout=2_000)
+    await guest.shoot("requests")
+    await guest.page.click("[data-rows] tr >> nth=0 >> a >> nth=0")
+    await expect(guest.page.get_by_role("heading", name=re.compile("^Attempts"))).to_be_visible()
+    await guest.shoot("request")
+    assert guest.troubles == []
+
+
+async def test_the_playground_streams_an_answer_and_names_its_record(
+    world: World, answering: IssuedKey, site: str, browser: Browser
+) -> None:
+    await called(site, answering)
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    page = guest.page
+    await guest.open(f"/admin/playground/?key={answering.key.pk}&model=hello")
+    await expect(page.locator("select[name=model]")).to_have_value("hello")
+    await page.fill("[name=prompt]", "Hello there")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.locator(".gh-said")).not_to_be_empty()
+    await expect(page.locator("[data-facts] a")).to_be_visible()
+    await guest.shoot("playground")
+    await page.click("[data-facts] a")
+    await expect(page.get_by_text("playground", exact=True).first).to_be_visible()
+    assert guest.troubles == []
+
+
+async def test_who_holds_a_key_sees_its_first_request_arrive_and_nothing_of_others(
+    world: World, answering: IssuedKey, site: str, browser: Browser
+) -> None:
+    holder = await sync_to_async(make_person)("holder", world.acme.organization, Membership.Role.MEMBER)
+    mine = await sync_to_async(make_key)(world.acme.organization, "notebook", owner=holder)
+    guest = await visitor(browser, site)
+    await guest.sign_in("holder@example.org")
+    await guest.open("/admin/my-keys/")
+    await guest.page.click("text=notebook")
+    await expect(guest.page.get_by_text("Waiting for the first request")).to_be_visible()
+    assert await called(site, mine) == 200
+    await expect(guest.page.get_by_text("200 OK: hello")).to_be_visible(timeout=10_000)
+    await guest.shoot("key-page")
+    troubles = list(guest.troubles)
+    answer = await guest.page.goto(f"{site}/admin/keys/virtualkey/{world.globex.rows['keys.virtualkey'].pk}/page/")
+    assert answer is not None
+    assert answer.status == 404
+    assert troubles == []
+
+
+async def test_health_refreshes_itself_and_drains(
+    world: World, answering: IssuedKey, site: str, browser: Browser
+) -> None:
+    assert await called(site, answering) == 200
+    guest = await visitor(browser, site)
+    await guest.sign_in("root@example.org")
+    await guest.open("/admin/health/?model=hello")
+    await expect(guest.page.get_by_text("As of ")).to_be_visible(timeout=15_000)
+    await guest.shoot("health")
+    await guest.page.get_by_role("button", name="Drain").click()
+    await expect(guest.page.get_by_text("draining; calls under way are finished")).to_be_visible()
+    await expect(guest.page.get_by_role("button", name="Stop draining")).to_be_visible()
+    assert guest.troubles == []
+
+
+async def test_a_click_in_the_explorer_leads_to_the_requests_and_a_view_is_kept(
+    world: World, site: str, browser: Browser
+) -> None:
+    guest = await visitor(browser, site)
+    await guest.sign_in("owner@example.org")
+    page = guest.page
+    await guest.open("/admin/usage/explorer/?range=24h&metric=requests")
+    await guest.shoot("explorer")
+    await page.select_option("select[name=group]", "key")
+    await page.wait_for_url("**group=key**")
+    await page.fill("input[name=name]", "By key")
+    await page.click("text=Save view")
+    await expect(page.get_by_role("link", name="By key", exact=True)).to_be_visible()
+    await page.click("tbody td:last-child a")
+    await expect(page.locator("[data-rows] tr")).to_have_count(1)
+    assert guest.troubles == []
+
+
+async def test_what_strangers_write_never_runs(world: World, site: str, browser: Browser) -> None:
+    await sync_to_async(written)(world)
+    guest = await visitor(browser, site)
+    opened: list[str] = []
+    guest.page.on("dialog", lambda dialog: opened.append(dialog.message))
+    await guest.sign_in("root@example.org")
+    for path in (
+        "/admin/",
+        "/admin/usage/requestrecord/",
+        "/admin/usage/explorer/?range=24h&top=50&group=key&subgroup=label",
+        "/admin/audit/",
+        f"/admin/keys/virtualkey/{world.acme.rows['keys.virtualkey'].pk}/page/",
+        "/admin/playground/",
+    ):
+        await guest.open(path)
+    assert opened == []
+    assert guest.troubles == []
+
+
+def written(world: World) -> None:
+    key = world.acme.rows["keys.virtualkey"]
+    for text in PAYLOADS:
+        make_record(
+            world.acme, key=text, model=text, key_id=str(key.pk), http_status=500, status="INTERNAL", error=text
+        )
+        make_bucket(world.acme, key=text, key_id=text[:40], model=text, label=text)
+        audit.record(audit.Actor(name=text, source="admin"), "key.changed", key, {text: [text, text]})
