@@ -11,7 +11,16 @@ from gemini_api.errors import GeminiError, InvalidArgument, NotFound
 from gemini_api.output import error_response
 from gemini_api.told import told
 
-api = NinjaAPI(title="Gemini API", version="v1beta", urls_namespace="gemini", docs_url=None, openapi_url=None)
+
+class GeminiAPI(NinjaAPI):
+    """Every view answers with a response of its own, so ninja need not make one for each call beforehand."""
+
+    def create_temporal_response(self, request: HttpRequest) -> HttpResponse:
+        return UNUSED
+
+
+UNUSED = HttpResponse()
+api = GeminiAPI(title="Gemini API", version="v1beta", urls_namespace="gemini", docs_url=None, openapi_url=None)
 
 api.add_router("", views.router())
 

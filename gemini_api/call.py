@@ -44,7 +44,7 @@ def read_call(given: HttpRequest, action: str, model: str = "", *, stream: bool 
     if caller.context is None:
         metrics.REFUSED.labels(caller.problem).inc()
         raise caller_refused(caller)
-    meta = request.META
+    headers = request.headers
     return Call(
         key=caller.context,
         action=action,
@@ -52,12 +52,12 @@ def read_call(given: HttpRequest, action: str, model: str = "", *, stream: bool 
         body=request.body,
         body_error=scope_of(request).get("gatehouse.body_error"),
         stream=stream,
-        sse=stream and "alt=sse" in meta["QUERY_STRING"],
+        sse=stream and "alt=sse" in request.META["QUERY_STRING"],
         address=caller.address,
-        client=meta.get("HTTP_USER_AGENT", "")[:200],
-        label=meta.get("HTTP_X_GATEHOUSE_USER", "")[:100],
+        client=headers.get("user-agent", "")[:200],
+        label=headers.get("x-gatehouse-user", "")[:100],
         version=request.path.split("/", 2)[1],
-        deadline=client_deadline(meta.get("HTTP_X_SERVER_TIMEOUT", "")),
+        deadline=client_deadline(headers.get("x-server-timeout", "")),
     )
 
 

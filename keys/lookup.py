@@ -77,8 +77,8 @@ class Lookup:
     ) -> None:
         self._load = load
         self._touch = touch
-        self._fresh = fresh
-        self._stale = stale
+        self._fresh_seconds: float = settings.GATEHOUSE.key_cache_seconds if fresh is None else fresh
+        self._stale_seconds: float = settings.GATEHOUSE.key_stale_seconds if stale is None else stale
         self._kept: dict[str, _Kept] = {}
         self._refused: dict[str, tuple[Problem, float]] = {}
         self._asked: dict[str, Future[Answer | None]] = {}  # in the queue or under way
@@ -102,9 +102,10 @@ class Lookup:
         """The answer from memory, or None: it must be looked up. Starts a refresh when the answer gets old."""
         if not secret:
             return Caller(None, "missing", "none", address)
-        if not secrets.well_formed(secret):
+        fingerprint = secrets.fingerprint(secret)
+        if fingerprint not in self._kept and not secrets.well_formed(secret):
             return Caller(None, "malformed", source, address)
-        return self._remembered(secrets.fingerprint(secret), source, address)
+        return self._remembered(fingerprint, source, address)
 
     async def find(self, secret: str, source: Source, address: str) -> Caller:
         """The answer, from the database if it must be. Never raises; "unavailable" when nobody can tell now."""
@@ -114,7 +115,7 @@ class Lookup:
         answer = await self._answer(fingerprint)
         if answer is None and (kept := self._kept.get(fingerprint)) is not None:
             age = time.monotonic() - kept.loaded
-            answer = kept.context if age < self._stale_seconds() else None
+            answer = kept.context if age < self._stale_seconds else None
         if isinstance(answer, KeyContext):
             return self._caller(answer, source, address)
         return Caller(None, answer or "unavailable", source, address)
@@ -125,9 +126,9 @@ class Lookup:
         if kept is None:
             refused = self._refused.get(fingerprint)
             return Caller(None, refused[0], source, address) if refused is not None and now < refused[1] else None
-        age, fresh = now - kept.loaded, self._fresh_seconds()
+        age, fresh = now - kept.loaded, self._fresh_seconds
         if self._down:
-            if age >= self._stale_seconds():
+            if age >= self._stale_seconds:
                 return None
             if now >= self._probe_at:
                 self._probe(fingerprint, now)
@@ -263,12 +264,6 @@ class Lookup:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(THREADS + 1, thread_name_prefix="keys")
         return self._executor
-
-    def _fresh_seconds(self) -> float:
-        return settings.GATEHOUSE.key_cache_seconds if self._fresh is None else self._fresh
-
-    def _stale_seconds(self) -> float:
-        return settings.GATEHOUSE.key_stale_seconds if self._stale is None else self._stale
 
     # ---- when a key was last used
 

@@ -21,7 +21,8 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import ResolverMatch, get_resolver, set_script_prefix, set_urlconf
+from django.urls import ResolverMatch, get_resolver
+from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
 from gemini_api.errors import GeminiError, InvalidArgument, TooLarge, Unavailable
@@ -29,6 +30,7 @@ from gemini_api.output import StreamedAnswer, error_response
 from keys import lookup, secrets
 from keys.context import Caller
 from lib.ids import uuid7
+from proxy_site.guard import GuardedProtocol
 
 logger = logging.getLogger("gatehouse.door")
 Scope = dict[str, Any]
@@ -36,6 +38,25 @@ Scope = dict[str, Any]
 
 class ClientGone(Exception):
     """The client left before its request was complete."""
+
+
+class ApiRequest(ASGIRequest):
+    """Django's request; what only few ask for is made when they do. headers: names in lower case, as they came."""
+
+    def __init__(self, scope: Scope, headers: dict[str, str], body: bytes) -> None:
+        """Raises UnicodeDecodeError."""
+        scope["query_string"].decode()
+        self.scope = scope
+        self.headers = headers  # type: ignore[assignment]  # what HttpHeaders is used for here, a dict can too
+        self.method = scope["method"]
+        self.path = scope["path"]
+        self.path_info = self.path.removeprefix(scope.get("root_path", ""))
+        self.resolver_match = None
+        self._body = body
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # type: ignore[override]  # nobody writes it
+        return ASGIRequest(self.scope, BytesIO()).META
 
 
 class ApiHandler(ASGIHandler):
@@ -49,10 +70,7 @@ class ApiHandler(ASGIHandler):
 
     def load_middleware(self, is_async: bool = True) -> None:
         """Our own list, async functions only: a sync one would bring the thread hops back."""
-        handler: Any = self._get_response_async  # type: ignore[attr-defined]  # private, and so not in the stubs
-        self._view_middleware: list[Any] = []
-        self._template_response_middleware: list[Any] = []
-        self._exception_middleware: list[Any] = []
+        handler: Any = self.respond
         for path in reversed(settings.API_MIDDLEWARE):
             middleware = import_string(path)
             if not getattr(middleware, "async_capable", False):
@@ -60,11 +78,11 @@ class ApiHandler(ASGIHandler):
             handler = middleware(handler)
         self._middleware_chain = handler
 
-    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
-        """As Django does it, remembered by path: clients ask for the same few models again and again."""
-        match = resolved(request.path_info)
-        request.resolver_match = match
-        return match
+    async def respond(self, request: HttpRequest) -> HttpResponseBase:
+        """Find the view and ask it: no transactions, no view middlewares, no templates. Views are async."""
+        match = request.resolver_match = resolved(request.path_info)
+        response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
+        return response
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if self.calls >= self.max_calls:
@@ -81,7 +99,8 @@ class ApiHandler(ASGIHandler):
             self.calls -= 1
 
     async def serve(self, scope: Scope, receive: Any, send: Any) -> None:
-        caller = await find_caller(scope)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        caller = await find_caller(scope, headers)
         scope["gatehouse.caller"] = caller
         body = b""
         if caller.context is not None:
@@ -89,36 +108,31 @@ class ApiHandler(ASGIHandler):
                 body = await read_body(scope, receive, self.max_body)
             except GeminiError as trouble:
                 scope["gatehouse.body_error"] = trouble
-        elif has_body(scope):
+        elif "content-length" in headers or "transfer-encoding" in headers:
             scope["gatehouse.close"] = True  # what it sends stays unread
 
+        connection: GuardedProtocol = scope["gatehouse.connection"]
         me = asyncio.current_task()
         assert me is not None
-        leaving = asyncio.get_running_loop().create_task(self.watch(receive, me))
+        if connection.lost:
+            return
+        connection.call = me
         try:
-            await self.call(scope, body, send)
+            await self.call(scope, headers, body, send)
         except asyncio.CancelledError:
-            if not leaving.done() or leaving.cancelled():
+            if not connection.lost:
                 raise  # not the client: the process is being stopped
             me.uncancel()
         finally:
-            leaving.cancel()
+            if connection.call is me:
+                connection.call = None
 
-    async def watch(self, receive: Any, call: asyncio.Task[Any]) -> None:
-        """Cancel the call when its client leaves."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        call.cancel()
-
-    async def call(self, scope: Scope, body: bytes, send: Any) -> None:
-        set_script_prefix(scope.get("root_path", ""))
-        set_urlconf(None)
+    async def call(self, scope: Scope, headers: dict[str, str], body: bytes, send: Any) -> None:
         try:
-            request = ASGIRequest(scope, BytesIO())
+            request = ApiRequest(scope, headers, body)
         except UnicodeDecodeError:
             await answer(error_response(InvalidArgument("The request line must be UTF-8.")), send)
             return
-        request._body = body
         try:
             response: HttpResponseBase = await self._middleware_chain(request)
         except Exception:
@@ -138,9 +152,8 @@ def resolved(path: str) -> ResolverMatch:
     return get_resolver().resolve(path)
 
 
-async def find_caller(scope: Scope) -> Caller:
+async def find_caller(scope: Scope, headers: dict[str, str]) -> Caller:
     """Who calls, from the head alone. Also takes `?key=` out of the query, so that nothing later can log it."""
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     secret, source = secrets.presented(headers, scope["query_string"])
     if b"key=" in scope["query_string"]:
         scope["query_string"] = b"&".join(
@@ -148,10 +161,6 @@ async def find_caller(scope: Scope) -> Caller:
         )
     address = scope["client"][0] if scope.get("client") else ""
     return lookup.cached(secret, source, address) or await lookup.find(secret, source, address)
-
-
-def has_body(scope: Scope) -> bool:
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 async def read_body(scope: Scope, receive: Any, cap: int) -> bytes:

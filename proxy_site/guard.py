@@ -49,6 +49,42 @@ class HeadTooLarge(InvalidArgument):
     code = 431
 
 
+class OneWrite:
+    """A transport that sends the head of a response together with what is written next.
+
+    uvicorn writes the two one by one, and uvloop hands each to the kernel: a segment and a wake-up of the client more.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)  # when nothing follows in this turn
+            return
+        self._transport.write(data)
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head:
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     patience: ClassVar[Patience] = Patience()
     _open: ClassVar[set[GuardedProtocol]] = set()
@@ -60,11 +96,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self.waits_for = ""
         self.head_bytes = 0
         self.refusal: GeminiError | None = None
+        self.lost = False
+        self.call: asyncio.Task[Any] | None = None  # whom to cancel when the client leaves; set by the API door
 
     # The life of a connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]  # a transport in all but name
         cls = type(self)
         if len(cls._open) >= self.patience.connections:
             self.refuse(Unavailable("Too many connections. Please try again later.", retry_after=1))
@@ -83,6 +121,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         type(self)._open.discard(self)
         self.deadline = NEVER
+        self.lost = True
+        if self.call is not None:
+            self.call.cancel()
         super().connection_lost(exc)
 
     @classmethod
@@ -130,6 +171,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["gatehouse.connection"] = self  # type: ignore[typeddict-unknown-key]  # for our own door
         self.header_block = 0
         if self.waits_for != "head":
             self.head_bytes = 1
