@@ -112,17 +112,14 @@ class ConnectionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
     def _check_address(self, given: dict[str, Any]) -> None:
         url = given.get("base_url")
         if not url:
-            if not BACKENDS[self.kind_of_form].base_url and "base_url" in self.fields and self._needs_address():
+            backend = BACKENDS[self.kind_of_form]
+            if "base_url" in self.fields and not (backend.base_url or backend.own_address):
                 self.add_error("base_url", "This kind has no address of its own: give one.")
             return
         try:
             addresses.check_url(url, given.get("allow_private", self.instance.allow_private))
         except addresses.AddressRefused as error:
             self.add_error("base_url", str(error))
-
-    def _needs_address(self) -> bool:
-        """Kinds that compute their address from options (a region, a project) need no base URL."""
-        return not any(option.required for option in BACKENDS[self.kind_of_form].options)
 
     def _read_credential(self, given: dict[str, Any]) -> dict[str, str]:
         """The parts that were filled in, of exactly one group; {} leaves things as they are."""
@@ -140,17 +137,19 @@ class ConnectionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         return filled
 
     def _check_references(self, filled: dict[str, str]) -> None:
-        """`ref:NAME` reads the server's environment: for platform admins, and allowed names, alone."""
+        """What is the server's own, its environment (`ref:NAME`) and its identity (a switch), is lent by platform admins
+        alone: a tenant who also says where calls go would carry it off."""
+        switches = {part.name for part in BACKENDS[self.kind_of_form].credential_fields if part.switch}
         for name, value in filled.items():
-            if not value.startswith(credentials.REFERENCE):
-                continue
-            if not self.principal.is_platform_admin:
-                self.add_error(f"credential_{name}", "Only a platform admin may refer to the server's environment.")
-                continue
-            try:
-                credentials.check_reference(value)
-            except credentials.CredentialError as error:
-                self.add_error(f"credential_{name}", str(error))
+            switch, reference = name in switches, value.startswith(credentials.REFERENCE)
+            if (switch or reference) and not self.principal.is_platform_admin:
+                what = "use this server's own identity" if switch else "refer to the server's environment"
+                self.add_error(f"credential_{name}", f"Only a platform admin may {what}.")
+            elif reference:
+                try:
+                    credentials.check_reference(value)
+                except credentials.CredentialError as error:
+                    self.add_error(f"credential_{name}", str(error))
 
     def options(self) -> dict[str, str]:
         return {

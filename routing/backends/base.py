@@ -88,6 +88,7 @@ class Backend:
     language: ClassVar[str]  # the translator's module name; see `speaks`
     base_url: ClassVar[str] = ""  # prefilled in the admin form
     base_url_help: ClassVar[str] = ""  # what is special about this kind's address
+    own_address: ClassVar[bool] = False  # without a base URL it makes one from its options
     framing: ClassVar[Framing] = "sse"
     options: ClassVar[tuple[Option, ...]] = ()
     credential_fields: ClassVar[tuple[CredentialField, ...]] = (CredentialField("api_key", "API key"),)

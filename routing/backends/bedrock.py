@@ -38,6 +38,7 @@ _PROFILE = re.compile(r"(us|us-gov|eu|apac|global|jp|au|ca|sa|me|af)\.(?=[a-z0-9
 class Bedrock(Backend):
     label = "AWS Bedrock"
     language = "bedrock_converse"
+    own_address = True
     base_url_help = "Empty: the region's own host. Set it for a private endpoint."
     framing = "aws_event_stream"
     options = (

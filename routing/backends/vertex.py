@@ -34,6 +34,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.:-]*\Z")
 class Vertex(Backend):
     label = "Vertex AI"
     language = "gemini"
+    own_address = True
     base_url_help = "Empty: the location's own host. With or without /v1 or /v1beta1 at its end."
     options = (
         Option("project", "Project", "The project's id. An API key (express mode) needs none."),
