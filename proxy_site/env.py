@@ -106,7 +106,7 @@ class Env(BaseSettings):
 
 def read() -> Env:
     """Read everything. A bad value ends the start with one sentence for each."""
-    data_dir = Path(os.environ.get("GATEHOUSE_DATA_DIR", BASE_DIR / "data"))
+    data_dir = Path(os.environ.get("GATEHOUSE_DATA_DIR") or BASE_DIR / "data")
     try:
         return Env(_env_file=data_dir / "secrets.env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
     except ValidationError as error:
