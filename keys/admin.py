@@ -667,9 +667,13 @@ class VirtualKeyAdmin(ScopedAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         if obj is None:
-            return () if self._administers_somewhere(request) else ("owner",)
-        rank = self.principal(request).rank_over(obj.organization_id, obj.team_id)
-        return ("organization",) if rank >= ADMIN else ("organization", "team", "owner", "log_bodies", "outage_policy")
+            return () if self._administers_somewhere(request) else ("owner", "log_bodies", "outage_policy")
+        principal = self.principal(request)
+        if principal.rank_over(obj.organization_id) >= ADMIN:
+            return ("organization",)
+        if principal.rank_over(obj.organization_id, obj.team_id) >= ADMIN:
+            return ("organization", "team")  # a team's admin does not take a key out of reach of the team's limits
+        return ("organization", "team", "owner", "log_bodies", "outage_policy")
 
     def _administers_somewhere(self, request: HttpRequest) -> bool:
         principal = self.principal(request)
