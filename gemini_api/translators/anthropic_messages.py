@@ -260,6 +260,7 @@ def _tools(
         declared = [each for each in declared if each.name in choice.allowed]
     strictly = choice.mode == "VALIDATED" and caps["strict_tools"] and len(declared) <= _MOST_STRICT
     payload["tools"] = [_tool(each, names, strictly) for each in declared]
+    tools.check_validated(choice.mode, (("strict" in each, each["input_schema"]) for each in payload["tools"]), losses)
     if choice.mode == "NONE":
         payload["tool_choice"] = {"type": "none"}
     elif one:

@@ -348,6 +348,10 @@ class _Writer:
         if choice.allowed and not one:
             declared = [each for each in declared if each.name in choice.allowed]
         config: Json = {"tools": [self._tool(each, choice) for each in declared]}
+        specs = [each["toolSpec"] for each in config["tools"]]
+        tools.check_validated(
+            choice.mode, (("strict" in each, each["inputSchema"]["json"]) for each in specs), self._losses
+        )
         if one:
             config["toolChoice"] = {"tool": {"name": self._names.there(one)}}
         elif forced:

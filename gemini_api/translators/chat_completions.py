@@ -201,6 +201,8 @@ def _declare(
     offered = [each for each in declared if each.name in choice.allowed] if hidden else declared
     may_be_strict = choice.mode == "VALIDATED" and caps["strict_tools"]
     payload["tools"] = [_function(each, names, losses, may_be_strict=may_be_strict) for each in offered]
+    functions = [tool["function"] for tool in payload["tools"]]
+    tools.check_validated(choice.mode, (("strict" in each, each["parameters"]) for each in functions), losses)
     chosen = _tool_choice(choice, caps, names)
     if chosen is not None and chosen != "none" and not caps["tool_choice_required"]:
         losses.drop("toolConfig.functionCallingConfig.mode")

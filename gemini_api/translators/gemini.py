@@ -554,8 +554,19 @@ def count_response(answer: Json) -> int:
 
 
 def embed_request(requests: list[Json], target: Target) -> Letter:
-    clean = [{name: value for name, value in each.items() if name not in ("_unknown", "model")} for each in requests]
-    return Letter({"requests": clean}, Memo(model=target.model, action="embed"))
+    return Letter({"requests": [_embedding(each) for each in requests]}, Memo(model=target.model, action="embed"))
+
+
+_EVERYWHERE = ("taskType", "title", "outputDimensionality", "autoTruncate")
+
+
+def _embedding(given: Json) -> Json:
+    """What an embedding is for stands beside the content: every method knows it there, only some inside a config."""
+    config = given.get("embedContentConfig", {})
+    clean = {name: value for name, value in given.items() if name not in ("_unknown", "model", "embedContentConfig")}
+    clean = {name: config[name] for name in _EVERYWHERE if name in config} | clean
+    rest = {name: value for name, value in config.items() if name not in _EVERYWHERE}
+    return {**clean, "embedContentConfig": rest} if rest else clean
 
 
 def embed_response(answer: Json, memo: Memo) -> list[list[float]]:

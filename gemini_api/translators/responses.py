@@ -214,6 +214,7 @@ def _tools(payload: Json, body: Json, caps: capabilities.Row, names: Names, loss
     payload["tools"] = [
         _function(each, names, strictly, losses) for each in declared if not listed or each.name in choice.allowed
     ]
+    tools.check_validated(choice.mode, ((each["strict"], each["parameters"]) for each in payload["tools"]), losses)
     chosen = _chosen(choice, [names.there(name) for name in choice.allowed], listed=bool(listed))
     if chosen is not None:
         payload["tool_choice"] = chosen

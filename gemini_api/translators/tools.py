@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gemini_api.translators import schema
@@ -57,3 +58,12 @@ def choice(body: Json) -> Choice:
     if mode == "MODE_UNSPECIFIED":
         mode = "AUTO"
     return Choice(mode, tuple(config.get("allowedFunctionNames", ())))
+
+
+def check_validated(mode: str, written: Iterable[tuple[bool, Json]], losses: Losses) -> None:
+    """Class W: VALIDATED promises that calls fit their schemas, which holds for functions that the vendor enforces.
+
+    written: for every function, whether it does, and its schema. One without arguments has nothing to enforce.
+    """
+    if mode == "VALIDATED" and not all(enforced or not schema.get("properties") for enforced, schema in written):
+        losses.drop("toolConfig.functionCallingConfig.mode", "Not every function's schema can be enforced there.")

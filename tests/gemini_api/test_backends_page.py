@@ -87,7 +87,7 @@ POLICY: dict[str, dict[str, str]] = {
     "Anthropic, claude-opus-5-5": {"`temperature`": W, "mode ANY": W, "a last turn of the model (to go on with)": E},
     "Bedrock InvokeModel, claude-sonnet-4-5": {"a picture at an https address": E, "`seed`": W},
     "Bedrock Converse, claude-sonnet-4-5": {"`candidateCount` above 1": E, "a picture at `s3://`": "mapped"},
-    "Bedrock Converse, nova-pro": {"a film: MP4": "mapped", "`responseSchema`": W, "`thinkingConfig.thinkingLevel`: HIGH": W},
+    "Bedrock Converse, nova-pro": {"mode VALIDATED": W, "a film: MP4": "mapped", "`responseSchema`": W, "`thinkingConfig.thinkingLevel`: HIGH": W},
     "Bedrock Converse, llama4": {"mode ANY": W, "`topK`": W, "a film: MP4": E},
     "Gemini": {"`modelArmorConfig`": W, "`labels`": "unused", "a field nobody knows": "mapped"},
     "Vertex": {"`modelArmorConfig`": "mapped", "`store`": "unused", "`fileSearch`": W},
