@@ -52,7 +52,7 @@ class Command(BaseCommand):
         chosen = password or secrets.token_urlsafe(12)
         User.objects.create_superuser(email, chosen)
         self.stdout.write(f"Created the administrator {email}.")
-        if password is None:
+        if not password:
             self.stdout.write(f"Password (shown once): {chosen}")
 
 
