@@ -42,6 +42,7 @@ TALLY_EVERY, READ_EVERY, SWEEP_EVERY = 1.0, 5.0, 5.0  # seconds
 LEASE_MS = 5_000  # a report older than this is a dead process's
 PERMIT_MS = 5_000  # a permit to probe, renewed while the probe runs
 TOPIC = "cooling"
+CLOCKS = 0.1  # seconds by which processes may differ about the time of Redis: nobody comes back too early because of it
 DEAF = 1.0  # seconds after closing a breaker in which an older opening is not taken over again
 
 # KEYS: reports, breakers, then the probe keys of the deployments this process wants to probe or is probing.
@@ -209,7 +210,7 @@ class Sharing:
             return
         before = score.breaker.open_until
         score.breaker.mirror(
-            now, open_until=self._local(opened), cooling_until=self._local(cooling),
+            now, open_until=self._local(opened), cooling_until=self._local(cooling) + CLOCKS if cooling else 0.0,
             cause="" if cause == "-" else cause, openings=openings,
         )  # fmt: skip
         if score.breaker.open_until != before:
