@@ -80,7 +80,7 @@ def process(
                 child.wait()
 
 
-def wait_for(port: int, child: subprocess.Popen[bytes], seconds: float = 30) -> None:
+def wait_for(port: int, child: subprocess.Popen[bytes], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if child.poll() is not None:
