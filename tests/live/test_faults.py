@@ -68,6 +68,7 @@ def models() -> list[Json]:
         in_order("told", places="ab"),
         in_order("told-fallback", places="a", fallback_models=["told-spare"]),
         model("told-spare", places="b"),
+        in_order("embeds", places="ab", deployment={"upstream_model": "gemini-embedding-001"}),
     ]
 
 
@@ -346,6 +347,14 @@ async def test_the_record_tells_that_a_fallback_model_answered(house: House) -> 
     assert waterfall == [("a", "connect"), ("b", "ok")]
     assert row["model"] == "told-fallback"
     assert row["attempts"][1]["reason"].startswith("fallback model told-spare")
+
+
+async def test_an_embedding_that_cannot_be_read_is_asked_for_elsewhere(house: House) -> None:
+    house.vendor.faults.append("200 garbage")
+    body = {"content": {"parts": [{"text": "Hi"}]}}
+    answer = await house.client.post("/v1beta/models/embeds:embedContent", json=body)
+    assert answer.status_code == 200, answer.text
+    assert told(house, answer.headers["x-request-id"])[0] == [("a", "protocol"), ("b", "ok")]
 
 
 # ── two processes over one Redis ──
