@@ -373,6 +373,17 @@ def test_a_body_that_grows_too_large_is_refused(world: World, vendor: Any) -> No
     assert not vendor.requests
 
 
+def test_a_refusal_reaches_a_client_that_is_still_sending(world: World, vendor: Any) -> None:
+    """Its body is not read, and still it must not see a broken connection instead of an answer."""
+    body = json.dumps(saying("x" * 8_000_000)).encode()
+    for headers, code in (({}, 403), ({"x-goog-api-key": "nonsense"}, 400)):
+        for _ in range(5):
+            with httpx2.Client(timeout=30) as client:
+                url = f"{world.url}/v1beta/models/gemini:generateContent"
+                assert client.post(url, content=body, headers=headers).status_code == code
+    assert not vendor.requests
+
+
 def raw(world: World, sent: bytes) -> bytes:
     """What comes back on a socket of its own, until the other side closes it."""
     with socket.create_connection(("127.0.0.1", world.gateway.port), timeout=30) as connection:
