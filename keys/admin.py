@@ -68,7 +68,7 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in t
         min_value=Decimal(0),
         max_value=Decimal(10) ** 15,
         max_digits=19,
-        widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "decimal", "class": "gh-number"}),
+        widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "decimal", "class": "gh-number", "aria-label": "Amount"}),
     )
 
     def clean(self) -> dict[str, Any]:
@@ -92,12 +92,13 @@ class LimitInline(ScopedInline):
     verbose_name_plural = "limits"
 
     def _by_parent(self, request: HttpRequest, obj: Any) -> bool:
-        """Who holds a key may change it, but its limits are set by those above them."""
-        if obj is None:
+        """Limits are set by those above what they bind, never by those whom they bind."""
+        principal = self.principal(request)
+        if obj is None or principal.is_platform_admin:
             return True
-        organization = obj if isinstance(obj, Organization) else obj.organization
-        team_id = obj.pk if isinstance(obj, Team) else getattr(obj, "team_id", None)
-        return self.principal(request).rank_over(organization.pk, team_id) >= ADMIN
+        if isinstance(obj, Organization):
+            return False
+        return principal.rank_over(obj.organization_id, getattr(obj, "team_id", None)) >= ADMIN
 
 
 # Tenants

@@ -246,6 +246,13 @@ class ScopedInline(Scoped, TabularInline):  # type: ignore[misc]  # as above
         rows: QuerySet[Any] = self.model._default_manager.all()
         return rows
 
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """The columns' heads are no labels: each field says for itself what it is."""
+        found = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if found is not None:
+            found.widget.attrs.setdefault("aria-label", str(found.label or db_field.verbose_name))
+        return found
+
     def _by_parent(self, request: HttpRequest, obj: Any) -> bool:
         return obj is None or self.principal(request).may("change", obj)
 
