@@ -6,6 +6,7 @@ are finished from their registry, because on a forced stop no `finally` of their
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import DatabaseError, connection
+from django.urls import get_resolver
 
 from gemini_api import tokens
 from keys import limits, lookup, notices, reminders
@@ -38,7 +40,7 @@ async def open_bus() -> None:
 
 
 async def open_store() -> None:
-    await store.open(settings.REDIS_URL)
+    await store.open(settings.REDIS_URL, settings.GATEHOUSE.store_timeout)
 
 
 async def open_router() -> None:
@@ -51,6 +53,17 @@ def reference_price(deployment: DeploymentEntry) -> int | None:
     """Nano-dollars of a thousand tokens asked and five hundred answered: what "cheapest" compares by."""
     card = prices.card(deployment)
     return card.worst(1000, 500) if card else None
+
+
+async def warm_up() -> None:
+    """What the first call would otherwise load while everybody waits: addresses with their views, and prices."""
+
+    def load() -> None:
+        _ = get_resolver().url_patterns
+        for deployment in loading.current().deployments.values():
+            prices.card(deployment)
+
+    await asyncio.to_thread(load)
 
 
 # In the order they need each other.
@@ -69,6 +82,7 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("counters", counters.open, counters.close),
     ("alerts", alerts.open, alerts.close),
     ("upstream", upstream.open, upstream.close),
+    ("first call", warm_up, nothing),
 ]
 
 
