@@ -125,10 +125,8 @@ def strip(filters: Filters, principal: Principal) -> dict[str, Any] | None:
     step: Step = "minute" if span <= timedelta(hours=3) else "hour" if span <= timedelta(days=7) else "day"
     if filters.id or span <= timedelta(0) or span > STEPS[step]:
         return None
-    named = {f"{name}s" if name != "status" else "statuses": [value] for name, value in filters.values.items()}
-    named = {name: ["" if value == [NONE] else value[0]] for name, value in named.items()}
-    within = principal.condition("usage.usagebucket")
-    found = summaries.outcomes(period, summaries.Filters(**{"organizations": None, **named, "within": within}), step)
+    values = {name: "" if value == NONE else value for name, value in filters.values.items()}
+    found = summaries.outcomes(period, summaries.narrowed(values, principal.condition("usage.usagebucket")), step)
     written = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}[step]
     ends = [*found.steps[1:], summaries.following(found.steps[-1], step)]
     return {

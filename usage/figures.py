@@ -77,22 +77,3 @@ def waterfall(record: RequestRecord) -> list[Lane]:
             )
         )
     return lanes
-
-
-TOKEN_LINES = (
-    ("Prompt", "prompt_tokens", ""),
-    ("of it cached", "cached_tokens", "part"),
-    ("of it written to the cache", "cache_write_tokens", "part"),
-    ("of it images", "image_prompt_tokens", "part"),
-    ("of it audio", "audio_prompt_tokens", "part"),
-    ("Tool use", "tool_use_tokens", ""),
-    ("Output", "output_tokens", ""),
-    ("of it audio", "audio_output_tokens", "part"),
-    ("Thoughts", "thoughts_tokens", ""),
-)
-
-
-def token_lines(record: RequestRecord) -> list[tuple[str, int, str]]:
-    """(label, tokens, "part" for a share of the line above), without lines that say nothing."""
-    lines = [(label, int(getattr(record, name)), kind) for label, name, kind in TOKEN_LINES]
-    return [line for line in lines if line[1] or line[0] in ("Prompt", "Output")]

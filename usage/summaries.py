@@ -78,6 +78,19 @@ class Filters:
         return self.within & Q(**{f"{column}__in": list(each) for column, each in named.items() if each is not None})
 
 
+# A dimension -> the filter that narrows it.
+NARROWED_BY = {
+    "organization": "organizations", "team": "teams", "key": "keys", "owner": "owners", "model": "models",
+    "deployment": "deployments", "backend": "backends", "action": "actions", "status": "statuses", "label": "labels",
+}  # fmt: skip
+
+
+def narrowed(values: Mapping[str, str], within: Q) -> Filters:
+    """Filters from one value per dimension ("": rows that have none), of what the asking person may see."""
+    named: dict[str, Any] = {NARROWED_BY[name]: [value] for name, value in values.items()}
+    return Filters(**{"organizations": None, **named}, within=within)
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """[start, end), aware. Steps follow the zone's calendar."""

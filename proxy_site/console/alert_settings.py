@@ -22,7 +22,7 @@ from keys.form_fields import MailsField
 from keys.models import Organization
 from keys.principal import principal_of
 from keys.scoped_admin import MASKED, actor_of
-from proxy_site.console.sign_in import within
+from proxy_site.console.throttle import within
 from routing import addresses, credentials
 from routing.credentials import CredentialError
 from usage import alerts

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import cast
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -17,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from keys.principal import Principal
-from usage.summaries import STEPS, Filters, Period, Step
+from usage.summaries import NARROWED_BY, STEPS, Filters, Period, Step, narrowed
 
 SPANS: dict[str, timedelta] = {
     "1h": timedelta(hours=1),
@@ -30,20 +29,6 @@ RANGES = (*SPANS, "mtd", "custom")
 RANGE_LABELS = {"mtd": "Month to date", "custom": "Custom"}
 LONGEST = timedelta(days=3650)
 NONE = "-"  # in a filter: rows that have no value there
-
-# A dimension of summaries -> the filter it narrows.
-FILTERS = {
-    "organization": "organizations",
-    "team": "teams",
-    "key": "keys",
-    "owner": "owners",
-    "model": "models",
-    "deployment": "deployments",
-    "backend": "backends",
-    "action": "actions",
-    "status": "statuses",
-    "label": "labels",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +43,28 @@ class Asked:
 
     def filters(self, principal: Principal) -> Filters:
         """Those of the address, within what this person may see."""
-        named = {FILTERS[name]: ["" if value == NONE else value] for name, value in self.values.items()}
-        return Filters(**{"organizations": None, **named}, within=principal.condition("usage.usagebucket"))
+        values = {name: "" if value == NONE else value for name, value in self.values.items()}
+        return narrowed(values, principal.condition("usage.usagebucket"))
 
     def pairs(self) -> dict[str, str]:
         """This state as the names and values of a query string."""
         days = {"first": self.first, "last": self.last} if self.range == "custom" else {}
         return {"range": self.range, **days, **self.values}
 
-    def requests(self, start: datetime | None = None, end: datetime | None = None, **more: str) -> str:
+    def requests(
+        self, start: datetime | None = None, end: datetime | None = None, more: Mapping[str, str] | None = None
+    ) -> str:
         """The address of the requests behind a figure: the same filters, in this span of time."""
         span = {
             "from": (start or self.period.start).astimezone(UTC).isoformat(timespec="milliseconds"),
             "to": (end or self.period.end).astimezone(UTC).isoformat(timespec="milliseconds"),
         }
-        query = urlencode({**self.values, **{name: value or NONE for name, value in more.items()}, **span})
+        query = urlencode({**self.values, **{name: value or NONE for name, value in (more or {}).items()}, **span})
         return f"{reverse('admin:usage_requestrecord_changelist')}?{query}"
 
 
 def read(given: QueryDict, zone: ZoneInfo) -> Asked:
-    values = {name: clean(given[name]) for name in FILTERS if clean(given.get(name, ""))}
+    values = {name: value for name in NARROWED_BY if (value := clean(given.get(name, "")))}
     wanted = given.get("range", "")
     now = timezone.now()
     if wanted == "custom" and (days := custom(given, zone)) is not None:
@@ -93,9 +80,9 @@ def read(given: QueryDict, zone: ZoneInfo) -> Asked:
     return Asked(name, Period(now - SPANS[name], now, zone), values)
 
 
-def clean(text: str, longest: int = 200) -> str:
+def clean(text: object, longest: int = 200) -> str:
     """A text of an address as a database may be asked for it."""
-    return text.replace("\x00", "").strip()[:longest]
+    return str(text).replace("\x00", "").strip()[:longest]
 
 
 def custom(given: QueryDict, zone: ZoneInfo) -> tuple[date, date] | None:
@@ -122,14 +109,14 @@ def steps_for(period: Period) -> list[Step]:
     span = period.end - period.start
     lengths = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
     fitting = [step for step, longest in STEPS.items() if span <= longest and lengths.get(step, timedelta()) < span]
-    return cast(list[Step], fitting)
+    return fitting
 
 
 def step_for(period: Period, wanted: str) -> Step:
     """The step asked for, when it fits; else one that gives a readable number of bars."""
     fitting = steps_for(period)
     if wanted in fitting:
-        return cast(Step, wanted)
+        return wanted
     span = period.end - period.start
     best: Step = "minute" if span <= timedelta(hours=2) else "hour" if span <= timedelta(days=2) else "day"
     if span > timedelta(days=120):

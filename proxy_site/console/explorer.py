@@ -187,7 +187,7 @@ def row(entry: Entry, question: Question, most: float, *, deep: bool, of: Entry 
     link = ""
     if not is_other(entry) and not (of and is_other(of)):
         outer = {question.group: of.id} if of else {}
-        link = question.asked.requests(**outer, **{question.subgroup if deep else question.group: entry.id})
+        link = question.asked.requests(more={**outer, question.subgroup if deep else question.group: entry.id})
     return {
         "name": entry.name or nameless(question.subgroup if deep else question.group),
         "value": told(entry.value, question.unit),

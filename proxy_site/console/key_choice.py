@@ -22,7 +22,8 @@ PROBLEMS = {
 def own_or_seen(request: HttpRequest, key_id: uuid.UUID | str) -> VirtualKey:
     """A key this person may see; 404 else."""
     rows = VirtualKey.objects.select_related("organization", "team", "owner")
-    found = principal_of(request).scope(rows).filter(pk=parsed(key_id)).first()
+    wanted = parsed(key_id)
+    found = principal_of(request).scope(rows).filter(pk=wanted).first() if wanted else None
     if found is None:
         raise Http404
     return found

@@ -44,7 +44,7 @@ def mine(request: HttpRequest) -> HttpResponse:
         VirtualKey.objects.filter(owner=request.user.pk)
         .select_related("organization", "team")
         .prefetch_related("secrets")
-    )  # type: ignore[misc]  # signed in, so not anonymous
+    )
     keys = list(rows.exclude(state=VirtualKey.State.REVOKED).order_by("name")[:100])
     now = timezone.now()
     filters = Filters(organizations=None, keys=[str(key.pk) for key in keys])

@@ -49,8 +49,8 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def one(request: HttpRequest) -> JsonResponse:
     """?id=ID: what the playground says of its call, in words; nothing until the ledger has it."""
-    records = principal_of(request).scope(RequestRecord.objects.filter(pk=parsed(request.GET.get("id"))))
-    record = records.first()
+    wanted = parsed(request.GET.get("id"))
+    record = principal_of(request).scope(RequestRecord.objects.filter(pk=wanted)).first() if wanted else None
     if record is None:
         return JsonResponse({"found": False})
     return JsonResponse(

@@ -133,7 +133,8 @@ def recorded(principal: Principal, record_id: str) -> RequestRecord | None:
     """A call whose own losses are shown beside, when it is this person's to see; 404 when not."""
     if not record_id:
         return None
-    found = principal.scope(RequestRecord.objects.filter(pk=key_choice.parsed(record_id))).first()
+    wanted = key_choice.parsed(record_id)
+    found = principal.scope(RequestRecord.objects.filter(pk=wanted)).first() if wanted else None
     if found is None:
         raise Http404
     return found

@@ -127,6 +127,7 @@ UNFOLD: dict[str, Any] = {
         "navigation": [
             {"title": "My keys", "link": reverse_lazy("admin:my_keys")},
             {"title": "Change password", "link": reverse_lazy("admin:password_change")},
+            {"title": "Second factor", "link": reverse_lazy("admin:second_factor")},
             {"title": "Sign out everywhere", "link": reverse_lazy("admin:sign_out_everywhere")},
         ]
     },

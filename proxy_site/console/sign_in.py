@@ -16,7 +16,6 @@ from django.contrib import admin, messages
 from django.contrib.auth import authenticate, login, password_validation
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.forms import PasswordResetForm, SetPasswordForm
-from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F
@@ -33,9 +32,10 @@ from keys import audit, invitations, mail
 from keys.invitations import InvitationRefused
 from keys.models import Invitation, User
 from keys.scoped_admin import actor_of
+from proxy_site.console import second_factor
+from proxy_site.console.throttle import within
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
-HOUR = 3600  # seconds
 RESETS_OF_ONE = 3  # mails an hour to one address
 RESETS_FROM_ONE = 20  # requests an hour from one network address
 
@@ -96,6 +96,8 @@ class KnownPersonForm(forms.Form):
         strip=False, widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "current-password"})
     )
 
+    code = second_factor.code_field()
+
     def __init__(self, person: User, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         self.known, self.request = person, request
         super().__init__(*args, **kwargs)
@@ -104,6 +106,12 @@ class KnownPersonForm(forms.Form):
         given = str(self.cleaned_data["password"])
         if authenticate(self.request, username=self.known.email, password=given) is None:
             raise ValidationError("This is not the password of your account.")
+        return given
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        if "password" in given:
+            second_factor.check(self.request, self.known, str(given.get("code") or ""))
         return given
 
     def person(self) -> User:
@@ -193,16 +201,6 @@ class ResetForm(PasswordResetForm):
         kwargs.update(domain_override=place.netloc, use_https=place.scheme == "https", request=None)
         if within(f"reset-of:{self.cleaned_data['email'].lower()}", RESETS_OF_ONE):
             mail.later(functools.partial(super().save, *args, **kwargs))
-
-
-def within(name: str, most: int) -> bool:
-    """Count one more of `name` within the hour; whether that is still allowed. Each process counts for itself."""
-    key = f"throttle:{name}"
-    cache.add(key, 0, HOUR)
-    try:
-        return cache.incr(key) <= most
-    except ValueError:  # it ended in between
-        return True
 
 
 class Framed:

@@ -20,6 +20,7 @@ class ConsoleSite(UnfoldAdminSite):
 
     site_title = site_header = "Gatehouse"
     index_title = "Overview"
+    login_template = "gatehouse/login.html"
 
     def has_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_active) and request.user.is_authenticated and principal_of(request).has_any_role
@@ -35,6 +36,13 @@ class ConsoleSite(UnfoldAdminSite):
 
         request.current_app = self.name
         return overview.page(request, {**self.each_context(request), **(extra_context or {})})
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """With the second factor of those who have one."""
+        from proxy_site.console import second_factor  # noqa: PLC0415 - as above
+
+        self.login_form = second_factor.LoginForm
+        return super().login(request, extra_context)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """One's own password: other sessions end, and the trail tells."""

@@ -8,7 +8,7 @@ from django.contrib.admin import AdminSite
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 
-from proxy_site.console import alert_settings, issued, models_json, sign_in, testing
+from proxy_site.console import alert_settings, issued, models_json, second_factor, sign_in, testing
 from proxy_site.console.pages import PAGES
 
 
@@ -19,6 +19,7 @@ def patterns(site: AdminSite) -> list[URLPattern]:
         ("routing/connection/<uuid:connection_id>/test/", testing.connection, "connection_test"),
         ("routing/deployment/<uuid:deployment_id>/test/", testing.deployment, "deployment_test"),
         ("keys/organization/<uuid:organization_id>/alerts/", alert_settings.page, "organization_alerts"),
+        ("second-factor/", second_factor.page, "second_factor"),
         ("sign-out-everywhere/", sign_in.sessions, "sign_out_everywhere"),
         *PAGES,
     ]

@@ -1,0 +1,202 @@
+"""A second factor for whoever wants one: codes of an authenticator app (TOTP, RFC 6238), and ten recovery codes.
+
+The code stands in the sign-in form beside the password, so that there is no half signed-in state. A wrong one counts
+as a failed sign-in. Every code works once.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+import time
+from typing import Any, Final, cast
+from urllib.parse import quote, urlencode
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.auth.signals import user_login_failed
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_post_parameters
+from unfold.forms import AuthenticationForm
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from keys import audit
+from keys.models import SecondFactor, User
+from keys.scoped_admin import actor_of
+from proxy_site.console.throttle import within
+from routing import credentials
+
+STEP: Final = 30  # seconds
+SLACK: Final = 1  # steps that clocks may be apart
+DIGITS: Final = 6
+CODES: Final = 10
+TRIES_AN_HOUR: Final = 60
+PURPOSE: Final = "second factor"
+
+
+# ---- codes
+
+
+def code_at(secret: bytes, step: int) -> str:
+    """The code of one step: RFC 4226 over the number of the step."""
+    digest = hmac.digest(secret, step.to_bytes(8, "big"), "sha1")
+    offset = digest[-1] & 15
+    number = int.from_bytes(digest[offset : offset + 4], "big") & 0x7FFFFFFF
+    return f"{number % 10**DIGITS:0{DIGITS}}"
+
+
+def secret_of(factor: SecondFactor) -> bytes:
+    return base64.b32decode(credentials.open_text(PURPOSE, str(factor.pk), factor.sealed_secret))
+
+
+def takes(factor: SecondFactor, given: str) -> bool:
+    """Whether this is a code of now, or a recovery code that is left; it is used up by that."""
+    given = "".join(given.split()).replace("-", "").upper()
+    if len(given) == DIGITS and given.isascii() and given.isdigit():
+        return _takes_code(factor, given)
+    return bool(given) and _takes_recovery(factor, given)
+
+
+def _takes_code(factor: SecondFactor, given: str) -> bool:
+    secret, now = secret_of(factor), int(time.time()) // STEP
+    for step in range(now - SLACK, now + SLACK + 1):
+        if hmac.compare_digest(code_at(secret, step), given):
+            fresh = SecondFactor.objects.filter(pk=factor.pk, last_step__lt=step)
+            return bool(fresh.update(last_step=step))
+    return False
+
+
+def _takes_recovery(factor: SecondFactor, given: str) -> bool:
+    with transaction.atomic():
+        row = SecondFactor.objects.select_for_update().get(pk=factor.pk)
+        left = [each for each in row.recovery_codes if not hmac.compare_digest(each, _kept(given))]
+        if len(left) == len(row.recovery_codes):
+            return False
+        row.recovery_codes = left
+        row.save(update_fields=["recovery_codes"])
+    return True
+
+
+def _kept(code: str) -> str:
+    return hmac.digest(settings.GATEHOUSE_PEPPER.encode(), b"recovery code" + code.encode(), "sha256").hex()
+
+
+def new_recovery_codes(factor: SecondFactor) -> list[str]:
+    """Ten of them, to be shown once; those before are void."""
+    codes = [base64.b32encode(secrets.token_bytes(10)).decode() for _ in range(CODES)]
+    SecondFactor.objects.filter(pk=factor.pk).update(recovery_codes=[_kept(code) for code in codes])
+    return [f"{code[:4]}-{code[4:8]}-{code[8:12]}-{code[12:]}" for code in codes]
+
+
+# ---- signing in
+
+
+def code_field() -> forms.CharField:
+    return forms.CharField(
+        label="Authenticator code",
+        required=False,
+        max_length=40,
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "one-time-code", "spellcheck": "false"}),
+        help_text="Only if you have set one up. A recovery code does as well.",
+    )
+
+
+def check(request: HttpRequest, person: User, given: str) -> None:
+    """Raise ValidationError unless this person has no second factor, or `given` is a right code. Counts failures."""
+    factor = SecondFactor.objects.filter(user=person).exclude(confirmed_at=None).first()
+    if factor is None:
+        return
+    if within(f"second-factor:{person.pk}", TRIES_AN_HOUR) and takes(factor, given):
+        return
+    user_login_failed.send(sender=__name__, credentials={"username": person.email}, request=request)
+    if given:
+        raise ValidationError("This code is not right, or it was used already. Wait for the next one.")
+    raise ValidationError("Give the code of your authenticator app as well.")
+
+
+class LoginForm(AuthenticationForm):
+    code = code_field()
+
+    def confirm_login_allowed(self, user: Any) -> None:
+        super().confirm_login_allowed(user)
+        check(cast(HttpRequest, self.request), user, str(self.cleaned_data.get("code") or ""))
+
+
+# ---- one's own
+
+
+@sensitive_post_parameters()
+def page(request: HttpRequest) -> HttpResponse:
+    """POST with action start (password), confirm (code), renew (code: new recovery codes) or remove (code)."""
+    person = cast(User, request.user)
+    factor = SecondFactor.objects.filter(user=person).first()
+    on = factor is not None and factor.confirmed_at is not None
+    given = str(request.POST.get("code") or "")
+    shown: dict[str, Any] = {}
+    match request.POST.get("action") if request.method == "POST" else None:
+        case "start" if not on:
+            if not within(f"second-factor:{person.pk}", TRIES_AN_HOUR) or not person.check_password(
+                str(request.POST.get("password") or "")
+            ):
+                shown["trouble"] = "This is not your password."
+            else:
+                shown |= start(person)
+        case "confirm" if factor is not None and not on:
+            if not right(person, factor, given):
+                shown |= {"trouble": "This code is not right. Is the clock of your phone?", **to_enter(factor)}
+            else:
+                SecondFactor.objects.filter(pk=factor.pk).update(confirmed_at=timezone.now())
+                tell(request, person, "user.second_factor_added")
+                shown["codes"] = new_recovery_codes(factor)
+        case "renew" | "remove" as action if factor is not None and on:
+            if not right(person, factor, given):
+                shown["trouble"] = "This code is not right, or it was used already."
+            elif action == "renew":
+                tell(request, person, "user.recovery_codes_renewed")
+                shown["codes"] = new_recovery_codes(factor)
+            else:
+                factor.delete()
+                tell(request, person, "user.second_factor_removed")
+                messages.success(request, "The second factor is gone. Your password alone signs you in.")
+                return HttpResponseRedirect(reverse("admin:second_factor"))
+    factor = SecondFactor.objects.filter(user=person).first()
+    context = {
+        **admin.site.each_context(request),
+        "title": "Second factor",
+        "factor": factor,
+        "on": factor is not None and factor.confirmed_at is not None,
+        **shown,
+    }
+    return TemplateResponse(request, "gatehouse/second_factor.html", context)
+
+
+def right(person: User, factor: SecondFactor, given: str) -> bool:
+    return within(f"second-factor:{person.pk}", TRIES_AN_HOUR) and takes(factor, given)
+
+
+def start(person: User) -> dict[str, str]:
+    """A new secret, not asked for until its first code was right."""
+    secret = base64.b32encode(secrets.token_bytes(20)).decode()
+    sealed = credentials.seal_text(PURPOSE, str(person.pk), secret)
+    fresh = {"sealed_secret": sealed, "confirmed_at": None, "last_step": 0, "recovery_codes": []}
+    factor, _made = SecondFactor.objects.update_or_create(user=person, defaults=fresh)
+    return to_enter(factor)
+
+
+def to_enter(factor: SecondFactor) -> dict[str, str]:
+    """What is typed, or opened, in the app."""
+    secret = base64.b32encode(secret_of(factor)).decode()
+    asked = urlencode({"secret": secret, "issuer": "Gatehouse"})
+    spaced = " ".join(secret[at : at + 4] for at in range(0, len(secret), 4))
+    return {"secret": spaced, "otpauth": f"otpauth://totp/Gatehouse:{quote(factor.user.email)}?{asked}"}
+
+
+def tell(request: HttpRequest, person: User, action: str) -> None:
+    audit.record(actor_of(request), action, person, {})
