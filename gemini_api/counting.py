@@ -33,7 +33,7 @@ _silent: dict[str, float] = {}  # version of a deployment that failed -> until w
 
 async def count_tokens(call: Call) -> HttpResponse:
     flight = opened(call)
-    with closing(flight):
+    with closing(flight, call):
         model = permitted(call)
         body = wire.normalise_count(await read_body(call))
         question = Question(call, model, body, action="count", normal=body)
@@ -72,7 +72,7 @@ async def known_or_asked(question: Question, body: Json, deployment: DeploymentE
     if now < _silent.get(deployment.version, 0.0):
         return None
     try:
-        counted = await ask(question, body, deployment, now + PATIENCE)
+        counted = await ask(question, body, deployment)
     except UpstreamError:
         _silent[deployment.version] = time.monotonic() + LEFT_ALONE
         _bound(_silent)
@@ -90,12 +90,13 @@ def _bound(kept: dict[Any, Any]) -> None:
         del kept[next(iter(kept))]
 
 
-async def ask(question: Question, body: Json, deployment: DeploymentEntry, until: float) -> Json:
+async def ask(question: Question, body: Json, deployment: DeploymentEntry) -> Json:
     """One count by the vendor. Raises RoutingError, and GeminiError for what it cannot take."""
     call = question.call
     translator = cast(CountingTranslator, translator_of(deployment))
     target = replace(target_of(deployment, call, question.model), strict=False)
     request = await exchange.prepared(deployment, translator.count_request(body, target), "count")
+    until = time.monotonic() + PATIENCE  # from here on: the first call of a kind may have to get a token before
     deadline = until if call.deadline is None else min(until, call.deadline)
     said = await upstream.send(deployment, request, deadline=deadline)
     try:

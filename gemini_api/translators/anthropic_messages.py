@@ -89,7 +89,7 @@ def count_request(body: Json, target: Target) -> Letter:
 
 
 def count_response(answer: Json) -> int:
-    return usage.number(answer.get("input_tokens"))
+    return usage.number(answer.get("input_tokens", answer.get("inputTokens")))  # AWS answers in its own spelling
 
 
 def _most(config: Json, caps: capabilities.Row) -> int:

@@ -52,7 +52,8 @@ class Bedrock(Upstream):
         if not isinstance(request.json, dict):
             raise Refusal("The request body could not be parsed as JSON.", code="SerializationException")
         model, body = unquote(found["model"]), request.json
-        self._reachable(model)
+        if found["operation"] != "count-tokens":  # counting is by the model's own id
+            self._reachable(model)
         match found["operation"]:
             case "invoke":
                 messages = Messages(model, without_version(body, r"bedrock-2023-05-31"), self)
