@@ -20,11 +20,11 @@ from proxy_site.console import (
 )
 
 PAGES: list[tuple[str, Callable[..., HttpResponseBase], str]] = [
-    ("explorer/", explorer.page, "explorer"),
-    ("explorer/data.json", explorer.as_json, "explorer_json"),
-    ("explorer/data.csv", explorer.as_csv, "explorer_csv"),
-    ("explorer/save/", explorer.save_view, "explorer_save"),
-    ("explorer/<uuid:view_id>/delete/", explorer.delete_view, "explorer_delete"),
+    ("usage/explorer/", explorer.page, "explorer"),
+    ("usage/explorer.json", explorer.as_json, "explorer_json"),
+    ("usage/explorer.csv", explorer.as_csv, "explorer_csv"),
+    ("usage/explorer/save/", explorer.save_view, "explorer_save"),
+    ("saved-views/<uuid:view_id>/delete/", explorer.delete_view, "explorer_delete"),
     ("usage/requests.csv", live.as_csv, "requests_csv"),
     ("usage/requests/live/", live.rows, "requests_live"),
     ("usage/request.json", live.one, "request_json"),

@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 ASKED = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
 PAGES = (
-    "/admin/explorer/",
-    "/admin/explorer/?range=24h&metric=p95_ms&group=key&subgroup=status",
-    "/admin/explorer/?range=custom&first=2020-01-01&last=2020-01-02",
+    "/admin/usage/explorer/",
+    "/admin/usage/explorer/?range=24h&metric=p95_ms&group=key&subgroup=status",
+    "/admin/usage/explorer/?range=custom&first=2020-01-01&last=2020-01-02",
     "/admin/usage/requestrecord/?live=1",
     "/admin/usage/requestrecord/{usage.requestrecord}/change/",
     "/admin/health/",
@@ -172,7 +172,7 @@ async def test_a_click_in_the_explorer_leads_to_the_requests_and_a_view_is_kept(
     guest = await visitor(browser, site)
     await guest.sign_in("owner@example.org")
     page = guest.page
-    await guest.open("/admin/explorer/?range=24h&metric=requests")
+    await guest.open("/admin/usage/explorer/?range=24h&metric=requests")
     await guest.shoot("explorer")
     await page.select_option("select[name=group]", "key")
     await page.wait_for_url("**group=key**")
@@ -193,7 +193,7 @@ async def test_what_strangers_write_never_runs(world: World, site: str, browser:
     for path in (
         "/admin/",
         "/admin/usage/requestrecord/",
-        "/admin/explorer/?range=24h&top=50&group=key&subgroup=label",
+        "/admin/usage/explorer/?range=24h&top=50&group=key&subgroup=label",
         "/admin/audit/",
         f"/admin/keys/virtualkey/{world.acme.rows['keys.virtualkey'].pk}/page/",
         "/admin/playground/",
