@@ -93,6 +93,7 @@ def output_cap(question: Question, otherwise: int) -> int:
     if not isinstance(config, dict):
         return otherwise
     cap = whole(config.get("maxOutputTokens") or config.get("max_output_tokens"), otherwise)
+    cap = min(cap, question.model.output_token_limit)  # no model writes more, whatever it is asked
     return cap * min(whole(config.get("candidateCount") or config.get("candidate_count"), 1), MOST_CANDIDATES)
 
 

@@ -7,6 +7,7 @@ the first piece has left there is no second try and no HTTP status any more.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
@@ -15,20 +16,25 @@ from django.http import HttpResponse
 from gemini_api import admission, continuation, exchange
 from gemini_api.answers import Reading
 from gemini_api.call import Call
+from gemini_api.errors import Unavailable
 from gemini_api.output import ARRAY, EVENTS, Framing, StreamedAnswer, json_response
 from gemini_api.permission import named, permitted
 from gemini_api.question import read_question
 from gemini_api.told import told
 from keys import limits, lookup
 from routing import router
+from routing.errors import UpstreamError
 from routing.router import Attempt
 from usage import flight as flights
 from usage.flight import Flight
 
+DRAINED = "timeout graceful shutdown exceeded"  # with which the server cancels what outlasts its drain
+CLOSE_TO = 0.05  # seconds: an upstream's time-out that the client's own deadline set
+
 
 async def generate(call: Call) -> HttpResponse:
     flight = opened(call)
-    with closing(flight):
+    with closing(flight, call):
         question = await read_question(call, permitted(call))
         await admission.admit(question, flight)
         for attempt in router.attempts(question.model, question.hints):
@@ -55,7 +61,7 @@ async def stream(call: Call) -> StreamedAnswer:
 async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> AsyncGenerator[bytes]:
     heard = False
     try:
-        with closing(flight):
+        with closing(flight, call):
             question = await read_question(call, permitted(call))
             await admission.admit(question, flight)
             for attempt in router.attempts(question.model, question.hints):
@@ -109,17 +115,42 @@ def opened(call: Call) -> Flight:
 
 
 @contextmanager
-def closing(flight: Flight) -> Iterator[None]:
+def closing(flight: Flight, call: Call) -> Iterator[None]:
     """Every way out of a call: a failure is told in Google's words and recorded as it was told."""
     with flight:
         try:
             yield
-        except Exception as trouble:
-            error = told(trouble)
+        except (Exception, asyncio.CancelledError) as trouble:
+            error = told(stopped(trouble) if isinstance(trouble, asyncio.CancelledError) else trouble)
             flags = ("cut",) if flight.heard else ()
-            flight.finish(error.code, error.status, error=said(error, trouble), flags=flags)
+            flight.finish(
+                error.code, error.status, error=said(error, trouble), flags=flags, unanswered=out_of_time(call, trouble)
+            )
             error.answer_headers = headers(flight)
+            if error is trouble:
+                raise
             raise error from trouble
+
+
+def stopped(leaving: asyncio.CancelledError) -> Unavailable:
+    """What a call is told that outlasted the server's drain. A client that left is told nothing: raised again."""
+    if DRAINED not in str(leaving):
+        raise leaving
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
+    return Unavailable("The gateway is being restarted. Please try again.", retry_after=1)
+
+
+def out_of_time(call: Call, trouble: BaseException) -> bool:
+    """Whether the client's own deadline ended a call that its upstream may go on answering, and billing."""
+    return (
+        isinstance(trouble, UpstreamError)
+        and trouble.kind == "timeout"
+        and trouble.sent
+        and call.deadline is not None
+        and time.monotonic() >= call.deadline - CLOSE_TO
+    )
 
 
 def finished(flight: Flight, attempt: Attempt, reading: Reading) -> None:

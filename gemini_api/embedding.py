@@ -57,7 +57,7 @@ PREDICT = Form(lambda body, model: wire.normalise_predict(body), _predictions)
 
 async def embed(call: Call, form: Form) -> HttpResponse:
     flight = opened(call)
-    with closing(flight):
+    with closing(flight, call):
         model = permitted(call)
         requests = form.read(await read_body(call), call.requested)
         words = {"contents": [request["content"] for request in requests]}

@@ -17,7 +17,7 @@ from gemini_api.call import Call
 from gemini_api.errors import InvalidArgument
 from gemini_api.translators import TRANSLATORS, capabilities
 from gemini_api.translators.base import Letter, Target, Translator
-from keys import policy
+from keys import limits, policy
 from lib import json
 from routing import loading
 from routing.backends.base import Action
@@ -59,7 +59,7 @@ class Question:
             pinned=continuation.made_by(body),
             started=call.started,
             catalog=loading.current(),
-            allows=lambda name: policy.allows_model(call.key, name),
+            allows=lambda name: may_fall_back(call, model, name),
         )
 
     @property
@@ -143,6 +143,13 @@ def target_of(deployment: DeploymentEntry, call: Call, model: ModelEntry) -> Tar
         tenant=call.key.organization_id,
         strict=call.key.strict_fields or model.strict_fields,
     )
+
+
+def may_fall_back(call: Call, model: ModelEntry, name: str) -> bool:
+    """Whether `name` may answer for `model`: allowed, and under no limit of its own that admission did not ask."""
+    if not policy.allows_model(call.key, name):
+        return False
+    return set(limits.rules_for(call.key, name)) <= set(limits.rules_for(call.key, model.name))
 
 
 def capabilities_of(deployment: DeploymentEntry) -> Mapping[str, Any]:

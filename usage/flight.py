@@ -221,14 +221,17 @@ class Flight:
         error: str = "",
         finish_reason: str = "",
         flags: tuple[str, ...] = (),
+        unanswered: bool = False,
     ) -> None:
         """The call has ended. The first end counts; more are harmless. Never awaits, never raises for a full disk.
 
         flags: "cancelled" when the client left, "cut" when the answer broke off.
+        unanswered: the upstream may still be answering, and billing, what nobody waits for: charged like a
+        call whose client left.
         """
         if self.record is not None:
             return
-        tokens, cost, more = self._charge(status, flags)
+        tokens, cost, more = self._charge(status, flags, unanswered)
         self.record = self._record(http_status, status, error, finish_reason, tokens, cost, (*flags, *more))
         _flights.pop(self._call_id, None)
         try:
@@ -260,7 +263,9 @@ class Flight:
 
     # What it costs
 
-    def _charge(self, status: str, flags: tuple[str, ...]) -> tuple[Tokens, int | None, tuple[str, ...]]:
+    def _charge(
+        self, status: str, flags: tuple[str, ...], unanswered: bool
+    ) -> tuple[Tokens, int | None, tuple[str, ...]]:
         """(tokens, nano-dollars or None, flags) of an ended call."""
         if self._deployment is None:
             return NO_TOKENS, 0, ()
@@ -270,7 +275,7 @@ class Flight:
             return self._priced(self._estimate(), ("estimated",))
         if self._text or self._saw is not None:
             return self._interrupted()
-        if ("cancelled" in flags or "cut" in flags) and self._under_way():
+        if unanswered or (("cancelled" in flags or "cut" in flags) and self._under_way()):
             if self._stream:
                 return self._interrupted()  # the prompt in full, nothing of an answer
             tokens, cost = self._as_held()
