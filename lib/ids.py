@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
+from random import getrandbits
 
 
 def uuid7(unix_ms: int | None = None) -> uuid.UUID:
-    """RFC 9562 UUIDv7: 48 bits of Unix milliseconds, then 74 random bits."""
+    """RFC 9562 UUIDv7: 48 bits of Unix milliseconds, then 74 random bits. An id, not a secret: no system call for it."""
     ms = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
-    value = int.from_bytes(ms.to_bytes(6, "big") + os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return uuid.UUID(int=value)
+    return uuid.UUID(int=(ms << 80) | (0x7 << 76) | (getrandbits(12) << 64) | (0x2 << 62) | getrandbits(62))
 
 
 def uuid7_ms(value: uuid.UUID) -> int:
