@@ -6,6 +6,7 @@ audited and announced, so that each process hears of it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -129,6 +130,7 @@ class ScopedAdmin(Scoped, ModelAdmin):  # type: ignore[misc]  # unfold's own bas
         found = super().get_object(request, object_id, from_field)
         if found is None:
             raise Http404
+        found._as_loaded = values_of(found)
         return found
 
     def visible(self, request: HttpRequest, object_id: str, verb: Verb = "view") -> Any:
@@ -172,7 +174,14 @@ class ScopedAdmin(Scoped, ModelAdmin):  # type: ignore[misc]  # unfold's own bas
         return found
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
+        """A change writes what it changes alone: a key revoked since the page was loaded stays revoked."""
+        if change:
+            if not type(obj)._default_manager.filter(pk=obj.pk).exists():
+                raise Http404
+            loaded = obj._as_loaded
+            obj.save(update_fields=[name for name, value in values_of(obj).items() if value != loaded[name]])
+        else:
+            super().save_model(request, obj, form, change)
         self.record(request, "changed" if change else "created", obj, self.changes_of(form))
         self.announce(obj)
 
@@ -275,6 +284,11 @@ class ScopedRelatedFilter(RelatedDropdownFilter):
     def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> Any:
         rows = principal_of(request).scope(field.remote_field.model._default_manager.all())
         return [(row.pk, str(row)) for row in rows]
+
+
+def values_of(row: Model) -> dict[str, Any]:
+    """What the row has in each of its columns, by attribute; copies, because lists change in place."""
+    return {each.attname: copy.copy(getattr(row, each.attname)) for each in row._meta.concrete_fields}
 
 
 def plain(value: Any) -> Any:

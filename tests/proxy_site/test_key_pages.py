@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.sessions.models import Session
+from django.db.models.signals import pre_save
 from django.test import Client
 
 from keys.models import AuditEvent, Limit, User, VirtualKey
@@ -115,3 +116,22 @@ def test_limits_are_made_with_the_key(client: Client, organization: Any) -> None
     )
     limit = Limit.objects.get(key__name="made")
     assert (limit.metric, float(limit.amount), limit.hard) == ("spend", 12.5, True)
+
+
+@pytest.mark.parametrize("state", ["disabled", "revoked"])
+def test_saving_a_key_does_not_bring_back_what_was_ended_meanwhile(
+    client: Client, issued_key: IssuedKey, state: str
+) -> None:
+    key = issued_key.key
+
+    def meanwhile(**_: Any) -> None:
+        VirtualKey.objects.filter(pk=key.pk).update(state=state)
+
+    pre_save.connect(meanwhile, sender=VirtualKey)
+    try:
+        given = form(name="renamed", tags="x")
+        assert client.post(f"/admin/keys/virtualkey/{key.pk}/change/", given).status_code == 302
+    finally:
+        pre_save.disconnect(meanwhile, sender=VirtualKey)
+    saved = VirtualKey.objects.get(pk=key.pk)
+    assert (saved.name, saved.tags, saved.state) == ("renamed", ["x"], state)
