@@ -37,7 +37,7 @@ from keys import admin_invitations as admin_invitations  # registers its page
 from keys import audit, issue, once, presets
 from keys.dates import ago
 from keys.form_fields import ExpiryField, LinesField, NetworksField
-from keys.models import AuditEvent, KeySecret, Limit, Membership, Organization, Team, User, VirtualKey
+from keys.models import AuditEvent, KeySecret, Limit, Membership, Organization, SecondFactor, Team, User, VirtualKey
 from keys.principal import ADMIN, MEMBER, Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin, ScopedInline, ScopedRelatedFilter, action, actor_of
 
@@ -350,11 +350,34 @@ class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg, misc]  
     ordering = ("email",)
     filter_horizontal = ()
     inlines = (MembershipsOfUser,)
+    actions_detail: Any = ("remove_second_factor",)
     fieldsets = (
         (None, {"fields": ("email", "password", "first_name", "last_name")}),
         ("Sign-in", {"fields": ("is_active", "is_superuser")}),
     )
     add_fieldsets: Any = ((None, {"fields": ("email", "password", "first_name", "last_name", "is_superuser")}),)
+
+    @action(description="Remove second factor", icon="phonelink_erase", permissions=["change"])
+    def remove_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """For somebody who lost the app and the recovery codes."""
+        person = cast(User, self.visible(request, object_id, "change"))
+        back = HttpResponseRedirect(reverse("admin:keys_user_change", args=[person.pk]))
+        factor = SecondFactor.objects.filter(user=person).first()
+        if factor is None:
+            messages.info(request, f"{person} has no second factor.")
+            return back
+        if request.method != "POST":
+            context = {
+                **self.admin_site.each_context(request),
+                "title": "Second factor",
+                "opts": self.opts,
+                "person": person,
+            }
+            return TemplateResponse(request, "gatehouse/second_factor_remove.html", context)
+        factor.delete()
+        self.record(request, "second_factor_removed", person, {})
+        messages.success(request, f"{person} signs in with the password alone, and can set up another.")
+        return back
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj and self.principal(request).is_platform_admin else ()

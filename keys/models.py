@@ -48,6 +48,19 @@ class User(AbstractUser):
         return salted_hmac("keys.models.User.sessions", f"{self.sessions_version}{found}", secret=secret).hexdigest()
 
 
+class SecondFactor(models.Model):
+    """A person's authenticator app (TOTP, RFC 6238), and the recovery codes for when it is lost."""
+
+    user = models.OneToOneField(User, models.CASCADE, primary_key=True, related_name="second_factor")
+    sealed_secret = models.CharField(max_length=300)
+    confirmed_at = models.DateTimeField(null=True, help_text="Asked for from the first right code on.")
+    last_step = models.BigIntegerField(default=0, help_text="The latest step a code was taken for; none works twice.")
+    recovery_codes = models.JSONField(default=list, help_text="HMACs of the codes that are left.")
+
+    def __str__(self) -> str:
+        return f"second factor of {self.user}"
+
+
 class OutagePolicy(models.TextChoices):
     LOCAL = "local", "Go on with this process's own share"
     DENY = "deny", "Refuse calls until limits can be checked"

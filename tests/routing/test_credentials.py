@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from keys.models import Organization
+from keys.models import Organization, SecondFactor
 from routing import credentials
 from routing.credentials import CredentialError, open_, open_text, seal, seal_text
 from routing.models import Connection
+from tests.factories import make_organization, make_person
 
 SECRET = "sk-0123456789abcdefghij"
 
@@ -217,3 +218,19 @@ def test_rekey_goes_past_what_it_cannot_open_and_says_so(settings: Any, capsys: 
     with pytest.raises(CommandError, match="lost: The key"):
         call_command("rekey")
     assert "1 sealed anew" in capsys.readouterr().out
+
+
+@pytest.mark.django_db
+def test_rekey_seals_webhooks_and_second_factors_anew_as_well(settings: Any) -> None:
+    old, new = key(), key()
+    settings.GATEHOUSE_ENCRYPTION_KEYS = old
+    organization, person = make_organization("acme"), make_person("somebody")
+    organization.alert_webhook_secret = seal_text("webhook", str(organization.pk), "whsec_1")
+    organization.save()
+    SecondFactor.objects.create(user=person, sealed_secret=seal_text("second factor", str(person.pk), "BASE32"))
+    settings.GATEHOUSE_ENCRYPTION_KEYS = f"{new},{old}"
+    call_command("rekey")
+    settings.GATEHOUSE_ENCRYPTION_KEYS = new
+    organization.refresh_from_db()
+    assert open_text("webhook", str(organization.pk), organization.alert_webhook_secret) == "whsec_1"
+    assert open_text("second factor", str(person.pk), SecondFactor.objects.get().sealed_secret) == "BASE32"
