@@ -482,12 +482,12 @@ class NewKeyForm(KeyForm):
 
     belongs_to = forms.ChoiceField(label="Belongs to", widget=UnfoldAdminSelectWidget)
     preset = forms.ChoiceField(
-        label="Limits",
+        label="Preset",
         choices=presets.CHOICES,
         initial=presets.PRESETS[0].id,
         required=False,
         widget=UnfoldAdminSelectWidget,
-        help_text="A start; an administrator can change each of them later.",
+        help_text="The limits the key starts with; an administrator can change each of them later.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.core.management import CommandError, call_command
 from django.test import Client
 
 from keys import invitations
@@ -182,3 +183,12 @@ def test_a_secret_that_cannot_be_opened_leaves_the_recovery_codes(world: World) 
     SecondFactor.objects.update(sealed_secret="v1|gone|AAAA|AAAA")
     assert sign_in("member@example.org", "123456")[1].status_code == 200
     assert is_in(sign_in("member@example.org", codes[0])[0])
+
+
+def test_the_command_takes_it_away_and_tells_of_nobody_to_take_it_from(world: World) -> None:
+    set_up(world, "platform")
+    call_command("removesecondfactor", "ROOT@example.org")
+    assert is_in(sign_in("root@example.org")[0])
+    assert AuditEvent.objects.filter(action="user.second_factor_removed", source="command").exists()
+    with pytest.raises(CommandError, match="no second factor"):
+        call_command("removesecondfactor", "root@example.org")
