@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
-from random import getrandbits
+from random import Random
+
+# Our own source, seeded by the system here and in every forked child: nobody else's `random.seed` repeats our ids.
+_random = Random()
+os.register_at_fork(after_in_child=_random.seed)
+getrandbits = _random.getrandbits
 
 
 def uuid7(unix_ms: int | None = None) -> uuid.UUID:
