@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
 from django.db.models import Model, Q, QuerySet
-from django.db.models.signals import post_delete, post_save
+from django.db.models.signals import post_delete, post_save, pre_save
 from django.dispatch import receiver
 from django.http import HttpRequest
 
@@ -138,8 +138,9 @@ class Principal:
             found |= Q(**{f"{rule.team}__in": value(teams)})
         if rule.organization == "id" and rank <= MEMBER:  # an organization is known to those in one of its teams
             found |= Q(id__in=[organization for organization, _team, held in self._memberships if held >= rank])
-        if rule.owner and rank <= MEMBER:
-            found |= Q(**{rule.owner: self.user.pk})
+        if rule.owner and rank <= MEMBER:  # what is owned is seen by who still belongs there
+            held_in = {organization for organization, _team, _held in self._memberships}
+            found |= Q(**{rule.owner: self.user.pk, f"{rule.organization}__in": value(held_in)})
         if shared:
             found |= Q(**{f"{rule.organization}__isnull": True})
         return found
@@ -228,15 +229,33 @@ def principal_of(request: HttpRequest) -> Principal:
 
 
 @receiver(post_delete, sender=Membership)
-def keys_stay(instance: Membership, origin: Any = None, **_: Any) -> None:
-    """Who leaves an organization leaves the keys they held there: they become service keys, and go on working."""
+def membership_ends(instance: Membership, origin: Any = None, **_: Any) -> None:
     deleted = origin.model if isinstance(origin, QuerySet) else type(origin)
-    left = Membership.objects.filter(user_id=instance.user_id, organization_id=instance.organization_id)
-    if deleted is Organization or left.exists():
+    if deleted is not Organization:
+        keys_stay(instance.user_id, instance.organization_id)
+
+
+@receiver(pre_save, sender=Membership)
+def membership_moves(instance: Membership, **_: Any) -> None:
+    """A membership that becomes one elsewhere, or somebody else's, ends where it was."""
+    was = Membership.objects.filter(pk=instance.pk).values_list("user_id", "organization_id").first()
+    moved = was is not None and was != (instance.user_id, instance.organization_id)
+    instance.__dict__["_ended"] = was if moved else None
+
+
+@receiver(post_save, sender=Membership)
+def membership_moved(instance: Membership, **_: Any) -> None:
+    if ended := instance.__dict__.pop("_ended", None):
+        keys_stay(*ended)
+
+
+def keys_stay(user_id: Any, organization_id: Any) -> None:
+    """Who leaves an organization leaves the keys they held there: they become service keys, and go on working."""
+    if Membership.objects.filter(user_id=user_id, organization_id=organization_id).exists():
         return
-    for key in VirtualKey.objects.filter(owner_id=instance.user_id, organization_id=instance.organization_id):
+    for key in VirtualKey.objects.filter(owner_id=user_id, organization_id=organization_id):
         VirtualKey.objects.filter(pk=key.pk).update(owner=None)
-        audit.record(audit.SYSTEM, "key.changed", key, {"owner": [str(instance.user_id), None]})
+        audit.record(audit.SYSTEM, "key.changed", key, {"owner": [str(user_id), None]})
         notices.announce("keys", str(key.pk))
 
 

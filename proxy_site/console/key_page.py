@@ -40,11 +40,8 @@ WORDS = {  # Google's status word: what its holder can do about it
 
 def mine(request: HttpRequest) -> HttpResponse:
     """The keys that are one's own."""
-    rows = (
-        VirtualKey.objects.filter(owner=request.user.pk)
-        .select_related("organization", "team")
-        .prefetch_related("secrets")
-    )
+    owned = VirtualKey.objects.filter(owner=request.user.pk)
+    rows = principal_of(request).scope(owned).select_related("organization", "team").prefetch_related("secrets")
     keys = list(rows.exclude(state=VirtualKey.State.REVOKED).order_by("name")[:100])
     now = timezone.now()
     filters = Filters(organizations=None, keys=[str(key.pk) for key in keys])

@@ -184,6 +184,35 @@ def test_who_leaves_an_organization_leaves_the_keys(world: World) -> None:
     assert elsewhere.keys.count() == 0
 
 
+def test_a_membership_moved_elsewhere_leaves_the_keys_where_they_are(world: World) -> None:
+    person = world.people["member"]
+    key = make_key(world.acme.organization, "theirs", owner=person).key
+    membership = person.memberships.get()
+    membership.role = "viewer"
+    membership.save()
+    key.refresh_from_db()
+    assert key.owner == person
+    membership.organization = world.globex.organization
+    membership.save()
+    key.refresh_from_db()
+    assert (key.owner, key.state) == (None, "active")
+
+
+@pytest.mark.parametrize(("belongs", "status"), [(True, 200), (False, 404)])
+def test_owning_a_key_shows_it_only_to_who_belongs_to_its_organization(
+    world: World, belongs: bool, status: int
+) -> None:
+    person = make_person("half-gone", world.globex.organization)
+    if belongs:
+        Membership.objects.create(user=person, organization=world.acme.organization, team=world.acme.team)
+    key = make_key(world.acme.organization, "theirs", owner=person).key
+    world.people["half-gone"] = person
+    client = client_of(world, "half-gone")
+    assert client.get(f"/admin/keys/virtualkey/{key.pk}/page/").status_code == status
+    assert client.get(f"/admin/keys/virtualkey/{key.pk}/change/").status_code == status
+    assert len(client.get("/admin/my-keys/").context["rows"]) == int(belongs)
+
+
 def test_who_leaves_a_team_but_not_the_organization_keeps_their_keys(world: World) -> None:
     person, organization = world.people["member"], world.acme.organization
     key = make_key(organization, "theirs", owner=person).key
