@@ -1,6 +1,6 @@
 """Warnings: a limit that reached 80, 95 or 100 % raises an event, once per period, and its organization is told.
 
-A background task of every process looks at the limits that its own calls touched, never on a call's way. Who raises an
+Background tasks of every process look at the limits that its own calls touched, and tell; never on a call's way. Who raises an
 event and who tells it are decided in the database, so that it happens once, whichever process is first.
 
 Periods: a calendar period is one, so is a lifetime. Sliding windows and concurrent calls warn at most once a day.
@@ -17,7 +17,8 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -26,7 +27,7 @@ from urllib.parse import urlsplit
 import httpx2
 from django.conf import settings
 from django.core.mail import send_mail
-from django.db.models import F
+from django.db.models import F, Min, Q
 
 from keys import limits
 from keys.context import LimitRule
@@ -45,6 +46,9 @@ LOOK_EVERY: Final = 5.0  # seconds
 PATIENCE: Final = 10.0  # seconds for one webhook
 # Seconds after the event at which it is tried to tell it, the first time and again; then it is given up.
 TRIES: Final = (0, 15, 60, 300, 1_800, 7_200, 28_800, 86_400)
+AT_ONCE: Final = 8  # organizations that are told at the same time
+OF_EACH: Final = 5  # events of one organization, one after another, before it queues again
+MAILS_AT_ONCE: Final = 2
 REMEMBERED: Final = 50_000
 NANO: Final = 10**9
 
@@ -73,25 +77,31 @@ class Alerts:
     def __init__(self, *, allow_private: bool = False) -> None:
         self._allow_private = allow_private
         self._raised: set[tuple[str, str, int]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._telling: dict[str, asyncio.Task[int]] = {}  # by organization
+        self._mailing = ThreadPoolExecutor(MAILS_AT_ONCE, "alerts.mail")  # a mail server may be as silent as a webhook
 
     async def open(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="limits.alerts")
+        self._loops = [
+            asyncio.create_task(self._every(work), name=f"limits.alerts.{work.__name__}")
+            for work in (self.look, self.start_telling)
+        ]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        ending = [*self._loops, *self._telling.values()]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        self._loops = []
+        self._telling.clear()
 
-    async def _run(self) -> None:
+    async def _every(self, work: Callable[[], Awaitable[object]]) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            for work in (self.look, self.tell):
-                try:
-                    await work()
-                except Exception as error:  # the database or Redis is away: the next look may be better
-                    log.warning("Limits could not be watched (%s): %s", work.__name__, type(error).__name__)
+            try:
+                await work()
+            except Exception as error:  # the database or Redis is away: the next look may be better
+                log.warning("Limits could not be watched: %s", type(error).__name__)
 
     async def look(self) -> int:
         """Raise events for the limits touched since the last look; how many are new."""
@@ -136,20 +146,40 @@ class Alerts:
     # ---- and who hears of it
 
     async def tell(self) -> int:
-        """Tell what is due; how many were told."""
+        """Tell what is due, to the end; how many were told."""
+        return sum(await asyncio.gather(*await self.start_telling()))
+
+    async def start_telling(self) -> list[asyncio.Task[int]]:
+        """A task for each organization that has something due and none yet: nobody waits for another's webhook."""
+        due = await asyncio.to_thread(claim_due, list(self._telling), AT_ONCE - len(self._telling))
+        for organization_id, events in due.items():
+            telling = self._tell_each(organization_id, events)
+            self._telling[organization_id] = asyncio.create_task(telling, name="limits.alerts.tell")
+        return [self._telling[organization_id] for organization_id in due]
+
+    async def _tell_each(self, organization_id: str, events: Iterable[LimitEvent]) -> int:
+        """One after another, oldest first. What is not told when the database goes is due again later."""
         told = 0
-        for event in await asyncio.to_thread(claim_due):
-            try:
-                letter = await asyncio.to_thread(write, event)
-                if letter is not None:
-                    await self._tell(letter)
-            except (NotTold, credentials.CredentialError) as error:
-                await asyncio.to_thread(note, event, str(error))
-                log.warning("An alert about limit %s could not be told: %s", event.limit_id, error)
-            else:
-                await asyncio.to_thread(note, event, "")
-                told += 1
+        try:
+            for event in events:
+                told += await self._tell_one(event)
+        except Exception as error:
+            log.warning("Alerts could not be told: %s", type(error).__name__)
+        finally:
+            self._telling.pop(organization_id, None)
         return told
+
+    async def _tell_one(self, event: LimitEvent) -> bool:
+        try:
+            letter = await asyncio.to_thread(write, event)
+            if letter is not None:
+                await self._tell(letter)
+        except (NotTold, credentials.CredentialError) as error:
+            await asyncio.to_thread(note, event, str(error))
+            log.warning("An alert about limit %s could not be told: %s", event.limit_id, error)
+            return False
+        await asyncio.to_thread(note, event, "")
+        return True
 
     async def test(self, letter: Letter) -> None:
         """Tell it now, to see whether it is heard. Raises NotTold."""
@@ -160,7 +190,7 @@ class Alerts:
         troubles: list[str] = []
         if letter.mails:
             try:
-                await asyncio.to_thread(_mail, letter)
+                await asyncio.get_running_loop().run_in_executor(self._mailing, _mail, letter)
             except OSError as error:
                 troubles.append(f"Mail could not be sent ({type(error).__name__}).")
         if letter.url:
@@ -234,23 +264,29 @@ def raise_events(reached: Iterable[Reached]) -> int:
     return sum(new.values())
 
 
-def claim_due() -> list[LimitEvent]:
-    """What is to be told now, each for this process alone."""
+def claim_due(busy: Collection[str], most: int) -> dict[str, list[LimitEvent]]:
+    """What is to be told now, each for this process alone: a few events of each of `most` organizations not busy.
+
+    Who was not tried yet comes before who could not be told.
+    """
     now = datetime.now(UTC)
-    waiting = LimitEvent.objects.filter(
-        told_at=None, attempts__lt=len(TRIES), at__gte=now - timedelta(seconds=2 * TRIES[-1])
-    )
+    their_time = Q()
+    for attempts, seconds in enumerate(TRIES):
+        their_time |= Q(attempts=attempts, at__lte=now - timedelta(seconds=seconds))
+    recent = Q(told_at=None, at__gte=now - timedelta(seconds=2 * TRIES[-1]))
     with own_connection():
-        due = [
-            each for each in waiting.order_by("at")[:500] if each.at + timedelta(seconds=TRIES[each.attempts]) <= now
-        ]
-        return [
-            each
-            for each in due
-            if LimitEvent.objects.filter(pk=each.pk, attempts=each.attempts, told_at=None).update(
-                attempts=F("attempts") + 1
-            )
-        ]
+        due = LimitEvent.objects.filter(recent & their_time).exclude(organization_id__in=busy)
+        whose = due.order_by().values("organization_id").annotate(tried=Min("attempts"), since=Min("at"))
+        return {
+            each["organization_id"]: [
+                event
+                for event in due.filter(organization_id=each["organization_id"]).order_by("at")[:OF_EACH]
+                if LimitEvent.objects.filter(pk=event.pk, attempts=event.attempts, told_at=None).update(
+                    attempts=F("attempts") + 1
+                )
+            ]
+            for each in whose.order_by("tried", "since")[:most]
+        }
 
 
 def note(event: LimitEvent, error: str) -> None:

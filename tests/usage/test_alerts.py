@@ -21,7 +21,7 @@ from keys.limits.base import LimitReached, Used
 from keys.limits.memory import MemoryLimiter
 from keys.models import Organization
 from lib import json
-from tests.factories import make_limit
+from tests.factories import make_limit, make_organization
 from tests.keys.limiting import admit, key_with
 from usage import alerts
 from usage.alerts import Alerts, signing_secret
@@ -212,3 +212,61 @@ def test_nobody_to_tell_is_no_trouble(limiter: MemoryLimiter, key: KeyContext) -
     reached(limiter, key)
     assert run(Alerts().tell()) == 1
     assert mail.outbox == []
+
+
+class Silent:
+    """A webhook that takes the connection and never answers."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.url = ""
+
+    async def __aenter__(self) -> Silent:
+        self._server = await asyncio.start_server(self._hold, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.set()
+        await reader.read()  # until the other side hangs up
+        writer.close()
+
+    async def __aexit__(self, *_: Any) -> None:
+        self._server.close()
+
+
+def due_for(name: str, url: str, events: int) -> None:
+    organization = make_organization(name, alert_webhook_url=url)
+    limit = make_limit(organization, "spend", 1, period="month")
+    for number in range(events):
+        LimitEvent.objects.create(
+            limit_id=str(limit.pk),
+            organization_id=str(organization.pk),
+            period_key=f"{number}",
+            threshold=80,
+            used=1,
+            amount=1,
+            at=datetime.now(UTC) - timedelta(seconds=60 - number),
+        )
+
+
+def test_a_silent_webhook_delays_nobody_else(receiver: Receiver) -> None:
+    async def tell_beside_a_silent_one() -> None:
+        watching = Alerts(allow_private=True)
+        async with Silent() as silent:
+            await asyncio.to_thread(due_for, "silent", silent.url, 600)
+            held = await watching.start_telling()
+            await silent.asked.wait()
+            await asyncio.to_thread(due_for, "heard", receiver.url, 1)
+            told = await watching.tell()
+            assert (told, len(receiver.heard)) == (1, 1)
+            assert [task.done() for task in held] == [False]
+            await watching.close()
+
+    run(tell_beside_a_silent_one())
+
+
+def test_one_organization_is_told_a_few_at_a_time_and_all_in_the_end(receiver: Receiver) -> None:
+    due_for("heard", receiver.url, alerts.OF_EACH + 1)
+    watching = Alerts(allow_private=True)
+    assert [run(watching.tell()) for _ in range(3)] == [alerts.OF_EACH, 1, 0]
