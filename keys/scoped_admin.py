@@ -113,7 +113,9 @@ class ScopedAdmin(Scoped, ModelAdmin):  # type: ignore[misc]  # unfold's own bas
 
     topic: ClassVar[str] = ""
     audit_name: ClassVar[str] = ""
-    hidden_in_audit: ClassVar[frozenset[str]] = frozenset({"password", "alert_webhook_secret", "sealed_credential"})
+    hidden_in_audit: ClassVar[frozenset[str]] = frozenset(
+        {"password", "alert_webhook_secret", "sealed_credential", "extra_headers"}
+    )
     # unfold declares the types of these as narrow as its defaults
     actions_row: Any = ()
     actions_detail: Any = ()

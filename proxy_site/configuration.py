@@ -26,6 +26,9 @@ from routing.models import Connection, Deployment, PublicModel
 from usage.models import PriceOverride
 
 
+MASKED = "•••"
+
+
 class ConfigurationError(Exception):
     """The file cannot be applied. The message names the place."""
 
@@ -281,7 +284,7 @@ class Apply:
         if values is not None and (values != held or moved):
             credentials.seal(connection, values)
             connection.save()
-            self.note("update", "connection", spec.name, {"credential": ["•••" if held else None, "•••"]}, connection)
+            self.note("update", "connection", spec.name, {"credential": [MASKED if held else None, MASKED]}, connection)
         elif moved and values is None and held:
             credentials.clear(connection)
             connection.save()
@@ -354,7 +357,7 @@ class Apply:
         held = KeySecret.objects.filter(fingerprint=fingerprint).first()
         if held is None:
             KeySecret.objects.create(key=key, fingerprint=fingerprint, hint=secrets.hint(secret))
-            self.note("update", "key", where.removeprefix("key "), {"secret": [None, "•••"]}, key)
+            self.note("update", "key", where.removeprefix("key "), {"secret": [None, MASKED]}, key)
         elif held.key_id != key.pk:
             raise ConfigurationError(f"{where}: another key already has this secret.")
 
@@ -399,7 +402,7 @@ class Apply:
             self.note("create", kind, name, {}, row)
             return row
         changed = {
-            field: [_text_of(getattr(row, field)), _text_of(value)]
+            field: _difference(field, getattr(row, field), value)
             for field, value in fields.items()
             if getattr(row, field) != value
         }
@@ -444,6 +447,16 @@ def lists_of(spec: KeySpec, where: str) -> dict[str, list[str] | None]:
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _difference(field: str, before: Any, after: Any) -> list[Any]:
+    """[before, after]; of headers the names, and which are new: their values authorise, too."""
+    if field != "extra_headers":
+        return [_text_of(before), _text_of(after)]
+    return [
+        dict.fromkeys(before, MASKED),
+        {name: MASKED if before.get(name) == text else f"{MASKED} (new)" for name, text in after.items()},
+    ]
 
 
 def _text_of(value: Any) -> Any:

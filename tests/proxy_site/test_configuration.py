@@ -99,6 +99,17 @@ def test_a_change_is_told_with_before_and_after(tmp_path: Path) -> None:
     ]
 
 
+def test_extra_headers_are_set_and_their_values_never_told(tmp_path: Path) -> None:
+    headers = "options: {}\n    extra_headers: {x-team: hush-1, x-token: hush-2}"
+    apply(tmp_path, FILE.replace("options: {}", "options: {}\n    extra_headers: {x-team: hush-1}"))
+    said = apply(tmp_path, FILE.replace("options: {}", headers))
+    assert Connection.objects.get().extra_headers == {"x-team": "hush-1", "x-token": "hush-2"}
+    assert said["changes"][0]["fields"] == {
+        "extra_headers": [{"x-team": "•••"}, {"x-team": "•••", "x-token": "••• (new)"}]
+    }
+    assert "hush" not in json.dumps([said, *AuditEvent.objects.values_list("changes", flat=True)])
+
+
 def test_a_given_secret_is_taken_and_never_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("GATEHOUSE_TEST_CI_KEY", secret := secrets.make())
