@@ -25,7 +25,6 @@ from routing.backends import BACKENDS
 from routing.models import Connection, Deployment, PublicModel
 from usage.models import PriceOverride
 
-
 MASKED = "•••"
 
 

@@ -27,11 +27,20 @@ class FromFiles(EnvSettingsSource):
         path = os.environ.get(f"{name}_FILE")
         if not path:
             return None, name, False
-        return Path(path).read_text().strip(), name, False
+        return _content(name, path), name, False
+
+
+def _content(name: str, path: str) -> str:
+    """What NAME_FILE holds. Raises SystemExit with a sentence, because nothing goes on without it."""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise SystemExit(f"{name}_FILE names {path}, which cannot be read: {reason}.") from None
 
 
 class Env(BaseSettings):
-    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, env_ignore_empty=True, allow_inf_nan=False)
 
     # Where things are kept
     data_dir: Path = Field(BASE_DIR / "data", validation_alias="GATEHOUSE_DATA_DIR")
@@ -46,42 +55,45 @@ class Env(BaseSettings):
     # How it is reached
     debug: bool = Field(False, validation_alias="DEBUG")
     host: str = Field("127.0.0.1", validation_alias="HOST")
-    port: int = Field(8000, validation_alias="PORT")
-    workers: int = Field(1, validation_alias="WEB_CONCURRENCY")
+    port: int = Field(8000, ge=0, le=65535, validation_alias="PORT")
+    workers: int = Field(1, ge=1, validation_alias="WEB_CONCURRENCY")
     public_url: str = Field("", validation_alias="GATEHOUSE_PUBLIC_URL")
     allowed_hosts: str = Field("*", validation_alias="ALLOWED_HOSTS")
     csrf_trusted_origins: str = Field("", validation_alias="CSRF_TRUSTED_ORIGINS")
     forwarded_allow_ips: str = Field("127.0.0.1", validation_alias="FORWARDED_ALLOW_IPS")
-    secure_cookies: bool = Field(False, validation_alias="GATEHOUSE_SECURE_COOKIES")
+    secure_cookies: bool = Field(  # unless it is said, by how people reach it
+        default_factory=lambda given: str(given.get("public_url", "")).lower().startswith("https://"),
+        validation_alias="GATEHOUSE_SECURE_COOKIES",
+    )
     metrics_token: str = Field("", validation_alias="METRICS_TOKEN")
 
     # What a client may send, and how long we wait for it
-    max_body: int = Field(20 * 1024 * 1024, validation_alias="GATEHOUSE_MAX_BODY_BYTES")
-    header_timeout: float = Field(10.0, validation_alias="GATEHOUSE_HEADER_TIMEOUT")
-    body_timeout: float = Field(30.0, validation_alias="GATEHOUSE_BODY_TIMEOUT")
-    write_timeout: float = Field(60.0, validation_alias="GATEHOUSE_WRITE_TIMEOUT")
-    max_connections: int = Field(4096, validation_alias="GATEHOUSE_MAX_CONNECTIONS")
-    max_calls: int = Field(2048, validation_alias="GATEHOUSE_MAX_CALLS")
-    drain_timeout: float = Field(30.0, validation_alias="GATEHOUSE_DRAIN_TIMEOUT")
+    max_body: int = Field(20 * 1024 * 1024, gt=0, validation_alias="GATEHOUSE_MAX_BODY_BYTES")
+    header_timeout: float = Field(10.0, gt=0, validation_alias="GATEHOUSE_HEADER_TIMEOUT")
+    body_timeout: float = Field(30.0, gt=0, validation_alias="GATEHOUSE_BODY_TIMEOUT")
+    write_timeout: float = Field(60.0, gt=0, validation_alias="GATEHOUSE_WRITE_TIMEOUT")
+    max_connections: int = Field(4096, gt=0, validation_alias="GATEHOUSE_MAX_CONNECTIONS")
+    max_calls: int = Field(2048, gt=0, validation_alias="GATEHOUSE_MAX_CALLS")
+    drain_timeout: float = Field(30.0, ge=0, validation_alias="GATEHOUSE_DRAIN_TIMEOUT")
 
     # How long we wait for upstreams (seconds)
-    upstream_connect_timeout: float = Field(3.0, validation_alias="GATEHOUSE_UPSTREAM_CONNECT_TIMEOUT")
-    upstream_first_byte_timeout: float = Field(60.0, validation_alias="GATEHOUSE_UPSTREAM_FIRST_BYTE_TIMEOUT")
-    upstream_idle_timeout: float = Field(60.0, validation_alias="GATEHOUSE_UPSTREAM_IDLE_TIMEOUT")
-    upstream_total_timeout: float = Field(600.0, validation_alias="GATEHOUSE_UPSTREAM_TOTAL_TIMEOUT")
-    upstream_max_answer: int = Field(64 * 1024 * 1024, validation_alias="GATEHOUSE_UPSTREAM_MAX_ANSWER_BYTES")
+    upstream_connect_timeout: float = Field(3.0, gt=0, validation_alias="GATEHOUSE_UPSTREAM_CONNECT_TIMEOUT")
+    upstream_first_byte_timeout: float = Field(60.0, gt=0, validation_alias="GATEHOUSE_UPSTREAM_FIRST_BYTE_TIMEOUT")
+    upstream_idle_timeout: float = Field(60.0, gt=0, validation_alias="GATEHOUSE_UPSTREAM_IDLE_TIMEOUT")
+    upstream_total_timeout: float = Field(600.0, gt=0, validation_alias="GATEHOUSE_UPSTREAM_TOTAL_TIMEOUT")
+    upstream_max_answer: int = Field(64 * 1024 * 1024, gt=0, validation_alias="GATEHOUSE_UPSTREAM_MAX_ANSWER_BYTES")
     breaker_seconds: float = Field(5.0, gt=0, le=300, validation_alias="GATEHOUSE_BREAKER_SECONDS")
 
     # How long Redis may take to answer before this process goes on alone (seconds)
-    store_timeout: float = Field(0.05, validation_alias="GATEHOUSE_STORE_TIMEOUT")
+    store_timeout: float = Field(0.05, gt=0, validation_alias="GATEHOUSE_STORE_TIMEOUT")
 
     # How long things are remembered
-    key_cache_seconds: float = Field(5.0, validation_alias="GATEHOUSE_KEY_CACHE_SECONDS")
-    key_stale_seconds: float = Field(600.0, validation_alias="GATEHOUSE_KEY_STALE_SECONDS")
-    retention_days: int = Field(90, validation_alias="GATEHOUSE_RETENTION_DAYS")
-    body_retention_days: int = Field(7, validation_alias="GATEHOUSE_BODY_RETENTION_DAYS")
-    minute_retention_days: int = Field(3, validation_alias="GATEHOUSE_MINUTE_RETENTION_DAYS")
-    audit_retention_days: int = Field(730, validation_alias="GATEHOUSE_AUDIT_RETENTION_DAYS")
+    key_cache_seconds: float = Field(5.0, ge=0, validation_alias="GATEHOUSE_KEY_CACHE_SECONDS")
+    key_stale_seconds: float = Field(600.0, ge=0, validation_alias="GATEHOUSE_KEY_STALE_SECONDS")
+    retention_days: int = Field(90, gt=0, validation_alias="GATEHOUSE_RETENTION_DAYS")
+    body_retention_days: int = Field(7, ge=0, validation_alias="GATEHOUSE_BODY_RETENTION_DAYS")
+    minute_retention_days: int = Field(3, gt=0, validation_alias="GATEHOUSE_MINUTE_RETENTION_DAYS")
+    audit_retention_days: int = Field(730, gt=0, validation_alias="GATEHOUSE_AUDIT_RETENTION_DAYS")
     spool_fsync: bool = Field(False, validation_alias="GATEHOUSE_SPOOL_FSYNC")
 
     # What is written down
@@ -122,7 +134,7 @@ def credential_reference(name: str) -> str | None:
 def given(name: str) -> str | None:
     """A variable named in a configuration file as `env:NAME`, at the time it is applied; or of `manage.py init`."""
     if path := os.environ.get(f"{name}_FILE"):
-        return Path(path).read_text().strip()
+        return _content(name, path)
     return os.environ.get(name)
 
 
