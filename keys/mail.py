@@ -10,6 +10,8 @@ from smtplib import SMTPException
 from django.conf import settings
 from django.core.mail import send_mail
 
+from lib.database import own_connection
+
 logger = logging.getLogger(__name__)
 
 # One thread: whoever asks for a new password must not learn from the wait whether there was anybody to write to.
@@ -34,4 +36,9 @@ def send(to: Iterable[str], subject: str, text: str) -> str:
 
 def later(work: Callable[[], object]) -> Future[object]:
     """Do it in the mail thread, after what waits there already."""
-    return _postman.submit(work)
+    return _postman.submit(_apart, work)
+
+
+def _apart(work: Callable[[], object]) -> object:
+    with own_connection():
+        return work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import timedelta
 from typing import Any
@@ -210,25 +211,20 @@ def test_somebody_signed_in_as_another_does_not_join(world: World) -> None:
 
 
 def ask_reset(email: str, **headers: Any) -> Any:
-    response = Client().post("/admin/password-reset/", {"email": email}, headers=headers)
-    mail.later(lambda: None).result()  # the mail thread has done what came before
-    return response
-
-
-class Now:
-    """A mail thread that does it at once: the test's transaction is not seen from another thread."""
-
-    def submit(self, work: Any) -> Any:
-        from concurrent.futures import Future  # noqa: PLC0415 - for this alone
-
-        done: Future[Any] = Future()
-        done.set_result(work())
-        return done
+    return Client().post("/admin/password-reset/", {"email": email}, headers=headers)
 
 
 @pytest.fixture
 def postman(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "_postman", Now())
+    """Mail goes at once: the test's transaction is not seen from another thread."""
+    monkeypatch.setattr(mail, "later", lambda work: work())
+
+
+def test_mail_is_sent_apart_from_the_request_in_order() -> None:
+    done: list[int] = []
+    waiting = [mail.later(functools.partial(done.append, each)) for each in range(3)]
+    assert [each.result() for each in waiting] == [None, None, None]
+    assert done == [0, 1, 2]
 
 
 def test_a_new_password_comes_by_mail_and_the_link_is_ours(world: World, postman: None, settings: Any) -> None:
