@@ -98,12 +98,14 @@ async def resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[b
 
 
 def opened(call: Call) -> Flight:
+    """A name that is no model's stands in the record as what was asked, and not among the models: clients can think up
+    as many as they like, and every model has roll-ups of its own."""
     lookup.mark_used(call.key)
     model = named(call)
     return flights.open(
         call.key,
         action=call.action,
-        model=model.name if model else call.requested,
+        model=model.name if model else "",
         requested_model=call.requested,
         stream=call.stream,
         limiter=limits.current(),

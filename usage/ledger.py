@@ -23,6 +23,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from lib import json
 from usage import records, rollups, spool
 from usage.models import QuarantinedEvent
+from usage.records import AT
 from usage.spool import FINISHED, STARTED, Segment, Spool
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ ADOPT_EVERY = 30.0  # seconds
 PATIENCE = (0.5, 1.0, 2.0, 5.0)  # seconds between tries while the database is gone
 LAST_DRAIN = 10.0  # seconds that close() gives the last batches
 DAY_MS = 86_400_000
+LABELS = 1_000  # of one key in one day
+OTHER = "other"
+KEY_DAYS = 5_000  # whose labels a process remembers
 
 _NAMESPACE = uuid.UUID("5b0f4f7a-3c1b-4a57-9b8e-2f1de7a5c3a1")  # ids of quarantined lines are made from their text
 
@@ -46,6 +50,33 @@ class Call:
     row: records.Row
 
 
+class Labels:
+    """How many labels there may be: each has roll-ups of its own, and whoever holds a key writes what they like.
+
+    Of one key in one UTC day the first LABELS are kept, further calls are recorded under OTHER. Each process counts for
+    itself and begins anew with each start, so there may be a few times as many, but not without end.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], set[str]] = {}  # by key and day, oldest first
+
+    def bounded(self, row: records.Row) -> records.Row:
+        label = row[AT["label"]]
+        if not label:
+            return row
+        place = (row[AT["key_id"]], records.call_ms(row) // DAY_MS)
+        known = self._known.get(place)
+        if known is None:
+            if len(self._known) >= KEY_DAYS:
+                del self._known[next(iter(self._known))]
+            known = self._known[place] = set()
+        if label not in known:
+            if len(known) >= LABELS:
+                return (*row[: AT["label"]], OTHER, *row[AT["label"] + 1 :])
+            known.add(label)
+        return row
+
+
 class Drain:
     """Takes lines from segments and puts them into the database. One thread's own."""
 
@@ -55,6 +86,7 @@ class Drain:
         self._started: dict[str, tuple[Segment, bytes]] = {}  # calls without an end so far
         self._adopted: list[list[Segment]] = []  # by dead owner
         self._looked = float("-inf")
+        self._labels = Labels()
 
     def step(self) -> int:
         """Drain what is there now; how many lines were read. Raises OperationalError when the database is gone."""
@@ -148,7 +180,7 @@ class Drain:
             if records.call_ms(row) < oldest:
                 refused.append((payload, "The call is older than what is kept."))
             else:
-                calls.setdefault(row[0], Call(payload, row))
+                calls.setdefault(row[0], Call(payload, self._labels.bounded(row)))
         if calls:
             self._take(list(calls.values()), refused)
         if refused:

@@ -240,7 +240,7 @@ def test_an_allowed_name_without_a_model_is_not_found(world: World, vendor: Any)
     for answer in answers:
         assert "models/missing-allowed is not found" in error_of(answer, 404, "NOT_FOUND")["message"]
     assert not vendor.requests
-    check_recorded(world, answers[: len(ACTIONS)], 404, "NOT_FOUND", model="missing-allowed")
+    check_recorded(world, answers[: len(ACTIONS)], 404, "NOT_FOUND", model="", requested_model="missing-allowed")
 
 
 def test_a_model_without_a_deployment_is_told_so(world: World) -> None:
@@ -248,13 +248,13 @@ def test_a_model_without_a_deployment_is_told_so(world: World) -> None:
     error_of(world.ask("empty-model", "streamGenerateContent"), 404, "NOT_FOUND")
 
 
-def check_recorded(world: World, answers: list[httpx2.Response], code: int, status: str, model: str = "") -> None:
+def check_recorded(world: World, answers: list[httpx2.Response], code: int, status: str, **columns: str) -> None:
     """A refused call of a known key has its record, which says the same as the answer did."""
     found = recorded(world.gateway, [answer.headers["x-request-id"] for answer in answers])
     for row in found.values():
         assert (row["http_status"], row["status"]) == (code, status)
         assert row["error"]
-        assert not model or row["model"] == model
+        assert {name: row[name] for name in columns} == columns
         assert not row["attempts"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.usage.events import event
 from usage import histogram, spool
 from usage.event import Tokens
 from usage.flight import encode
-from usage.ledger import Drain
+from usage.ledger import LABELS, Drain
 from usage.models import QuarantinedEvent, RequestRecord, UsageBucket
 from usage.spool import FINISHED, STARTED, Spool
 
@@ -197,3 +198,15 @@ def test_a_damaged_line_in_the_middle_harms_no_other(tmp_path: Path) -> None:
     assert RequestRecord.objects.count() == 2
     assert QuarantinedEvent.objects.count() == 1
     own.close()
+
+
+def test_labels_beyond_the_most_of_a_key_and_day_are_recorded_as_other(own: Spool, drain: Drain) -> None:
+    for number in range(LABELS + 2):
+        own.append(FINISHED, encode(event(label=f"user-{number}")))
+    own.append(FINISHED, encode(event(label="user-0")))
+    own.append(FINISHED, encode(event(label="user-x", key_id="key-2")))
+    own.append(FINISHED, encode(event(label="user-x", started_ms=time.time_ns() // 1_000_000 - 86_400_000)))
+    drain.step()
+    counted = dict(UsageBucket.objects.filter(width=86_400).values_list("label").annotate(sum=Sum("requests")))
+    assert (len(counted), counted["other"], counted["user-0"], counted["user-x"]) == (LABELS + 2, 2, 2, 2)
+    assert RequestRecord.objects.filter(label="other").count() == 2, "records and roll-ups say the same"
