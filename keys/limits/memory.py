@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Final
 
 from keys.context import KeyContext, LimitRule
@@ -13,15 +14,18 @@ from keys.limits.touched import Touched
 from keys.limits.windows import CONCURRENT, REQUESTS, SOON, Place, Plan, Plans, asked, spent, tightest, wait
 
 SWEEP: Final = 5_000  # new counters after which old ones are looked for
-KEPT: Final = 2 * 86_400.0  # seconds that a counter is kept after its period: a clock may be set back
+KEPT: Final = (
+    2 * 86_400.0
+)  # seconds that a counter is kept after its period, or without being asked: clocks are set back
 
 
 class Counter:
-    """One calendar period, a lifetime, or the calls under way. total: used and held."""
+    """One calendar period, a lifetime, or the calls under way. total: used and held. asked: when last."""
 
-    __slots__ = ("ends", "held", "total")
+    __slots__ = ("asked", "ends", "held", "total")
 
     def __init__(self, ends: float) -> None:
+        self.asked = 0.0
         self.total = 0
         self.held = 0
         self.ends = ends
@@ -185,26 +189,41 @@ class MemoryLimiter:
                 counter = self._make(place, now)
             elif place.width:
                 counter.slide(now)
+            counter.asked = now
             found.append(counter)
+        if self._made >= SWEEP:  # here, because what this plan counts in has just been asked and stays
+            self._sweep(now)
         return found
 
     def _make(self, place: Place, now: float) -> Counter:
         self._made += 1
-        if self._made >= SWEEP:
-            self._sweep(now)
         counter = Window(place.width, place.slots) if place.width else Counter(place.span.ends)
         counter.slide(now)
         self._counters[(place.counter, place.span.name)] = counter
         return counter
 
     def _sweep(self, now: float) -> None:
-        """Counters whose period has long ended; those of calls under way never end."""
+        """Counters whose period has long ended, and those without an end that nobody asks any more: the limit is gone.
+
+        Should it not be gone, its counter begins once more with what the ledger knows; plans have to ask for that again.
+        """
         self._made = 0
-        for key in [key for key, counter in self._counters.items() if counter.ends + KEPT < now]:
+        for key in [key for key, counter in self._counters.items() if self._gone(counter, now)]:
             del self._counters[key]
+        self._begun &= {counter for counter, _period in self._counters}
+        self._plans = Plans()
+
+    def _gone(self, counter: Counter, now: float) -> bool:
+        if counter.ends < inf:
+            return counter.ends + KEPT < now
+        recoverable = not counter.total or (not counter.held and seeding.rebuild is not None)
+        return recoverable and counter.asked + KEPT < now
 
     async def _begin(self, plan: Plan, now: float) -> None:
-        """Counters that nobody has counted in yet begin with what the ledger knows."""
+        """Counters that nobody has counted in yet begin with what the ledger knows. The others stay meanwhile."""
+        for place in plan.places:
+            if (there := self._counters.get((place.counter, place.span.name))) is not None:
+                there.asked = now
         new = [each for each in plan.places if each.counter not in self._begun and each.metric != CONCURRENT]
         amounts = await seeding.ask(plan.organization_id, new, now)
         for place, amount in zip(new, amounts, strict=True):
