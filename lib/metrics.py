@@ -6,7 +6,9 @@ process writes its own files and `text` adds them up (PROMETHEUS_MULTIPROC_DIR, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest, multiprocess
 
@@ -18,7 +20,9 @@ FIRST_TOKEN = Counter("gatehouse_first_token_milliseconds", "Sum of times to fir
 STREAMS = Counter("gatehouse_first_tokens", "Streams that had a first token", ["model", "backend"])
 REFUSED = Counter("gatehouse_unknown_callers", "Calls without a usable key", ["problem"])
 IN_FLIGHT = Gauge("gatehouse_calls_in_flight", "Calls running now", multiprocess_mode="livesum")
-TASKS = Gauge("gatehouse_tasks", "Tasks of the event loop, calls and their waiting included", multiprocess_mode="livesum")
+TASKS = Gauge(
+    "gatehouse_tasks", "Tasks of the event loop, calls and their waiting included", multiprocess_mode="livesum"
+)
 WAITING = Gauge("gatehouse_spool_bytes", "Bytes of usage not yet in the database", multiprocess_mode="livesum")
 STORE_UP = Gauge("gatehouse_store_up", "Whether Redis answers (1 also when none is used)", multiprocess_mode="livemin")
 LEDGER_UP = Gauge("gatehouse_ledger_up", "Whether the database takes records", multiprocess_mode="livemin")
@@ -42,11 +46,23 @@ def look() -> None:
         gauge.set(value())
 
 
+def forget_dead(directory: str) -> None:
+    """What a worker that died said of its present is no longer so. (What it counted stays.)"""
+    for path in Path(directory).glob("gauge_live*_*.db"):
+        try:
+            os.kill(int(path.stem.rpartition("_")[2]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            continue  # somebody else's process has the number: alive, as far as we can tell
+
+
 def text(directory: str) -> tuple[bytes, str]:
     """All metrics, and their content type. `directory`: where several workers write; "" for one."""
     look()
     if not directory:
         return generate_latest(), CONTENT_TYPE_LATEST
+    forget_dead(directory)
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]  # its stubs have none
     return generate_latest(registry), CONTENT_TYPE_LATEST
