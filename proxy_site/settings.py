@@ -136,7 +136,9 @@ LOGIN_URL = "/admin/login/"
 LOGIN_REDIRECT_URL = "/admin/"
 AXES_FAILURE_LIMIT = 8
 AXES_COOLOFF_TIME = 0.25  # hours
-AXES_USERNAME_FORM_FIELD = "username"  # what the form calls it; else every account counts as one, and nobody is kept out
+AXES_USERNAME_FORM_FIELD = (
+    "username"  # what the form calls it; else every account counts as one, and nobody is kept out
+)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "proxy_site.console.sign_in.locked"

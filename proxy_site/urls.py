@@ -16,7 +16,7 @@ from gemini_api.errors import GeminiError, NotFound
 from gemini_api.output import error_response
 
 _found, _app, _namespace = api.urls
-_routes = [each for each in _found if each.name != "api-root"]  # ninja's way to a page of documentation
+_routes = [each for each in _found if getattr(each, "name", "") != "api-root"]  # ninja's way to a page of documentation
 
 
 # The whole API under every version, and under Vertex's longer paths: the same views, so that none can fall behind.

@@ -107,9 +107,7 @@ def test_an_unknown_path_is_not_found_whatever_the_verb(world: World, vendor: An
     assert not vendor.requests
 
 
-@pytest.mark.parametrize(
-    "action", ["generateText", "GenerateContent", "generateContent2", "batchGenerateContent"]
-)
+@pytest.mark.parametrize("action", ["generateText", "GenerateContent", "generateContent2", "batchGenerateContent"])
 def test_an_unknown_action_is_told_with_the_model_and_the_version(world: World, vendor: Any, action: str) -> None:
     error = error_of(world.ask("gemini", action), 404, "NOT_FOUND")
     assert error["message"] == (f"models/gemini is not found for API version v1beta, or is not supported for {action}.")
