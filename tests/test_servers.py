@@ -67,8 +67,8 @@ def test_what_the_machine_lacks_is_said(tmp_path: Path) -> None:
         "-q",
         "-p",
         "no:cacheprovider",
-        "-p",
-        "no:xdist",
+        "-n",
+        "0",
         f"--rootdir={tmp_path}",
     ]
     done = subprocess.run(
