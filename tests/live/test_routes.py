@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from keys import secrets
-from tests.live.world import World, embedder, model_for, recorded, saying, trigger
+from tests.live.world import World, embedder, recorded, saying, trigger
 
 pytestmark = pytest.mark.live
 
@@ -446,7 +446,7 @@ TOLD_ELSEWHERE: dict[tuple[str, str], tuple[int, str, int]] = {
 def test_an_upstreams_trouble_is_told_in_googles_words(world: World, kind: str, action: str, fault: str) -> None:
     code, status, wait = TOLD_ELSEWHERE.get((kind, fault), TOLD[fault])
     vendor = world.vendor(kind)
-    answer = world.ask(model_for(kind, fault), action, saying(trigger(fault)))
+    answer = world.ask(f"{kind}-told-{fault}", action, saying(trigger(fault)))
     error = error_of(answer, code, status)
     info = detail(error, "ErrorInfo")
     assert (info["reason"], info["domain"]) == ("UPSTREAM_ERROR", "gatehouse")
@@ -456,7 +456,7 @@ def test_an_upstreams_trouble_is_told_in_googles_words(world: World, kind: str, 
     assert "upstream-key" not in answer.text and str(vendor.url) not in answer.text
     assert vendor.requests
     [row] = recorded(world.gateway, [answer.headers["x-request-id"]]).values()
-    assert (row["http_status"], row["status"], row["model"]) == (code, status, model_for(kind, fault))
+    assert (row["http_status"], row["status"], row["model"]) == (code, status, f"{kind}-told-{fault}")
     assert len(row["attempts"]) == len(vendor.requests)
 
 

@@ -79,6 +79,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 FAULTS = ("401", "403", "404", "429", "quota", "500", "503", "html", "garbage", "cut", "broken")
 RARE_FAULTS = ("413", "nothing", "hang", "stall")
 COMMON_KINDS = ("gemini", "openai")
+TOLD_KINDS = ("gemini", "openai")  # asked for every fault once more, raw: with models of their own
 SHARED = {"400": "", "context": "", "midcut": "-broken", "midbreak": "-broken"}
 TRIGGERS = {
     "context": "[[error:400 context]]", "quota": "[[error:429 quota]]", "html": "[[error:502 html]]",
@@ -127,6 +128,14 @@ def models() -> list[Json]:
                 "deployments": [deployment | PATIENCE.get(fault, {})],
             }
             for fault in (*FAULTS, *(RARE_FAULTS if kind.name in COMMON_KINDS else ()))
+        ]
+        made += [
+            {
+                "name": f"{kind.name}-told-{fault}",
+                "unpriced": "serve",
+                "deployments": [deployment | PATIENCE.get(fault, {})],
+            }
+            for fault in ((*FAULTS, *RARE_FAULTS) if kind.name in TOLD_KINDS else ())
         ]
         if kind.embeds:
             embeds = [{"connection": kind.name, "upstream_model": kind.embeds}]
