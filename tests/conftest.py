@@ -183,3 +183,13 @@ def no_outside_network() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded)
         patch.setattr(socket.socket, "connect_ex", guarded_ex)
         yield
+
+
+# ── people ──
+
+
+def pytest_configure() -> None:
+    """Passwords of people that tests make are hashed a thousand times, not a million: a site checks them all the same."""
+    from django.contrib.auth.hashers import PBKDF2PasswordHasher  # noqa: PLC0415 - Django is set up only now
+
+    PBKDF2PasswordHasher.iterations = 1_000
