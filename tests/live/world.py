@@ -135,7 +135,7 @@ def models() -> list[Json]:
                 "unpriced": "serve",
                 "deployments": [deployment | PATIENCE.get(fault, {})],
             }
-            for fault in ((*FAULTS, *RARE_FAULTS) if kind.name in TOLD_KINDS else ())
+            for fault in (("400", "context", *FAULTS, *RARE_FAULTS) if kind.name in TOLD_KINDS else ())
         ]
         if kind.embeds:
             embeds = [{"connection": kind.name, "upstream_model": kind.embeds}]
