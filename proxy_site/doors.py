@@ -4,7 +4,7 @@ Django's stock ASGI handler opens a thread context for every request, and its si
 hop into that thread. This one takes the same views and does none of that: async middlewares only, no request signals
 (so no connection housekeeping: nothing behind this door may touch the ORM), no sessions, no cookies.
 
-The key is looked up from the request head before the body is read, and the body of a call that will be refused is
+The key is looked up from the request head before the body is read, and the body of a call without a usable key is
 not read at all. The refusing itself is the view's. A client that leaves cancels its call.
 """
 
