@@ -17,14 +17,16 @@ from gemini_api import admission, continuation, exchange
 from gemini_api.answers import Reading
 from gemini_api.call import Call
 from gemini_api.errors import Unavailable
-from gemini_api.output import ARRAY, EVENTS, Framing, StreamedAnswer, json_response
+from gemini_api.output import ARRAY, EVENTS, Framing, Noted, StreamedAnswer, json_response
 from gemini_api.permission import named, permitted
 from gemini_api.question import read_question
 from gemini_api.told import told
 from keys import limits, lookup
+from lib import json
 from routing import router
 from routing.errors import UpstreamError
 from routing.router import Attempt
+from usage import bodies
 from usage import flight as flights
 from usage.flight import Flight
 
@@ -43,14 +45,16 @@ async def generate(call: Call) -> HttpResponse:
             with attempt as deployment:
                 answer = await exchange.ask(question, deployment, flight, attempt)
                 finished(flight, attempt, answer.reading)
-                return json_response(answer.payload, headers=headers(flight))
+                return answered(flight, answer.payload)
     raise AssertionError("the last attempt returns or raises")
 
 
 async def stream(call: Call) -> StreamedAnswer:
     """Waits for the first chunk: until it is there, a failure can still be an HTTP status."""
     flight = opened(call)
-    framing = EVENTS if call.sse else ARRAY
+    framing: Framing = EVENTS if call.sse else ARRAY
+    if flight.kept is not None:
+        framing = Noted(framing, flight.kept.add)
     chunks = answer_in_pieces(call, flight, framing)
     first = await anext(chunks)
     return StreamedAnswer(
@@ -102,7 +106,7 @@ def opened(call: Call) -> Flight:
     as many as they like, and every model has roll-ups of its own."""
     lookup.mark_used(call.key)
     model = named(call)
-    return flights.open(
+    flight = flights.open(
         call.key,
         action=call.action,
         model=model.name if model else "",
@@ -114,6 +118,9 @@ def opened(call: Call) -> Flight:
         label=call.label,
         flags=("playground",) if call.playground else (),
     )
+    if call.key.log_bodies:
+        flight.kept = bodies.begin(call.key, call.body)
+    return flight
 
 
 @contextmanager
@@ -129,6 +136,8 @@ def closing(flight: Flight, call: Call) -> Iterator[None]:
                 error.code, error.status, error=said(error, trouble), flags=flags, unanswered=out_of_time(call, trouble)
             )
             error.answer_headers = headers(flight)
+            if flight.kept is not None:
+                flight.kept.add(json.dumps_line(error.body()))
             if error is trouble:
                 raise
             raise error from trouble
@@ -165,6 +174,13 @@ def finished(flight: Flight, attempt: Attempt, reading: Reading) -> None:
     if reading.tokens is not None:
         flight.saw(reading.tokens)
     flight.finish(200, finish_reason=reading.finish_reason, flags=("estimated",) if reading.estimated else ())
+
+
+def answered(flight: Flight, payload: bytes, **more: str) -> HttpResponse:
+    """The whole answer, as it leaves. more: headers."""
+    if flight.kept is not None:
+        flight.kept.add(payload)
+    return json_response(payload, headers=headers(flight) | more)
 
 
 def said(error: Exception, trouble: BaseException) -> str:

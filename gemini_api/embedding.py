@@ -12,9 +12,8 @@ from django.http import HttpResponse
 from gemini_api import admission, exchange, wire
 from gemini_api.answers import Reading, tokens
 from gemini_api.call import Call
-from gemini_api.dispatch import closing, finished, headers, opened
+from gemini_api.dispatch import answered, closing, finished, opened
 from gemini_api.errors import Unimplemented
-from gemini_api.output import json_response
 from gemini_api.permission import permitted
 from gemini_api.question import Question, read_body, target_of, translator_of
 from gemini_api.translators.base import EmbeddingTranslator, Letter
@@ -73,7 +72,7 @@ async def embed(call: Call, form: Form) -> HttpResponse:
                 attempt.first_byte()
                 finished(flight, attempt, reading)
                 counted = {"usageMetadata": {"promptTokenCount": reading.tokens.prompt}} if reading.tokens else {}
-                return json_response(json.dumps_line(form.tell(vectors, counted)), headers=headers(flight))
+                return answered(flight, json.dumps_line(form.tell(vectors, counted)))
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -62,6 +62,28 @@ class Array:
         return b"[]" if first else b"]"
 
 
+class Noted:
+    """Another framing, with every piece of an answer told to somebody before it leaves. A failure is told elsewhere."""
+
+    def __init__(self, framing: Framing, note: Callable[[bytes], None]) -> None:
+        self.content_type = framing.content_type
+        self._framing = framing
+        self._note = note
+
+    def chunk(self, payload: bytes, *, first: bool) -> bytes:
+        piece = self._framing.chunk(payload, first=first)
+        self._note(piece)
+        return piece
+
+    def error(self, error: GeminiError, *, first: bool) -> list[bytes]:
+        return self._framing.error(error, first=first)
+
+    def end(self, *, first: bool) -> bytes:
+        piece = self._framing.end(first=first)
+        self._note(piece)
+        return piece
+
+
 EVENTS = Events()
 ARRAY = Array()
 

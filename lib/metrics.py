@@ -19,6 +19,7 @@ DURATION = Counter("gatehouse_call_milliseconds", "Sum of the calls' durations",
 FIRST_TOKEN = Counter("gatehouse_first_token_milliseconds", "Sum of times to first token", ["model", "backend"])
 STREAMS = Counter("gatehouse_first_tokens", "Streams that had a first token", ["model", "backend"])
 REFUSED = Counter("gatehouse_unknown_callers", "Calls without a usable key", ["problem"])
+BODIES_LOST = Counter("gatehouse_bodies_lost", "Requests with answers that were to be kept and were not", ["reason"])
 IN_FLIGHT = Gauge("gatehouse_calls_in_flight", "Calls running now", multiprocess_mode="livesum")
 TASKS = Gauge(
     "gatehouse_tasks", "Tasks of the event loop, calls and their waiting included", multiprocess_mode="livesum"

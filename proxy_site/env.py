@@ -92,6 +92,7 @@ class Env(BaseSettings):
     key_stale_seconds: float = Field(600.0, ge=0, validation_alias="GATEHOUSE_KEY_STALE_SECONDS")
     retention_days: int = Field(90, gt=0, validation_alias="GATEHOUSE_RETENTION_DAYS")
     body_retention_days: int = Field(7, ge=0, validation_alias="GATEHOUSE_BODY_RETENTION_DAYS")
+    body_max: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias="GATEHOUSE_BODY_MAX_KEPT_BYTES")
     minute_retention_days: int = Field(3, gt=0, validation_alias="GATEHOUSE_MINUTE_RETENTION_DAYS")
     audit_retention_days: int = Field(730, gt=0, validation_alias="GATEHOUSE_AUDIT_RETENTION_DAYS")
     spool_fsync: bool = Field(False, validation_alias="GATEHOUSE_SPOOL_FSYNC")

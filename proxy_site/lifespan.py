@@ -23,7 +23,7 @@ from lib import bus, metrics
 from lib.store import store
 from routing import loading, scores_memory, scores_redis, upstream
 from routing.catalog import DeploymentEntry
-from usage import alerts, counters, flight, ledger, prices, spool, upkeep
+from usage import alerts, body_store, counters, flight, ledger, prices, spool, upkeep
 
 logger = logging.getLogger("gatehouse")
 
@@ -75,6 +75,7 @@ PARTS: list[tuple[str, Step, Step]] = [
     ("prices", prices.open, prices.close),
     ("catalog", loading.open, loading.close),
     ("ledger", ledger.open, ledger.close),
+    ("bodies", body_store.open, body_store.close),
     ("upkeep", upkeep.open, upkeep.close),
     ("reminders", reminders.open, reminders.close),
     ("router", open_router, scores_redis.close),

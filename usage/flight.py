@@ -25,7 +25,8 @@ from keys.limits.base import Ask, Hold, Standing, Used
 from lib import json
 from lib.ids import uuid7
 from routing.catalog import DeploymentEntry
-from usage import prices, spool
+from usage import bodies, prices, spool
+from usage.bodies import Kept
 from usage.event import AttemptNote, Tokens, UsageEvent
 
 Record = dict[str, Any]  # the fields of UsageEvent
@@ -74,6 +75,7 @@ def finish_all() -> int:
     running = list(_flights.values())
     for flight in running:
         flight.finish(503, "UNAVAILABLE", error="The gateway was stopped.", flags=("cut",))
+        flight.hand_over()
     return len(running)
 
 
@@ -83,7 +85,7 @@ class Flight:
     __slots__ = (
         "_action", "_address", "_ask", "_call_id", "_client", "_deployment", "_dropped", "_flags", "_hold", "_key", "_label",
         "_limiter", "_model", "_notes", "_notes_before", "_prompt", "_requested", "_saw", "_since", "_started_ms", "_stream", "_text",
-        "_tick", "_ttft_ms", "record",
+        "_tick", "_ttft_ms", "kept", "record",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +128,7 @@ class Flight:
         self._since = 0
         self._ttft_ms: int | None = None
         self.record: Record | None = None  # the fields of UsageEvent, set by finish
+        self.kept: Kept | None = None  # request and answer, where they are kept
         _flights[self._call_id] = self
 
     @property
@@ -253,13 +256,23 @@ class Flight:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.record is not None:
+        if self.record is None:
+            if kind is not None and issubclass(kind, (CancelledError, GeneratorExit)):
+                self.left()
+            else:
+                said = f"{kind.__name__}: {error}" if kind else "The call was left without an answer."
+                self.finish(500, "INTERNAL", error=said)
+        if self.kept is not None:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Request and answer to whoever keeps them, once: of calls that a deployment got, and of those nobody could
+        read (400). What policy or a limit refused is not worth a place."""
+        kept, self.kept = self.kept, None
+        if kept is None or self.record is None:
             return
-        if kind is not None and issubclass(kind, (CancelledError, GeneratorExit)):
-            self.left()
-        else:
-            said = f"{kind.__name__}: {error}" if kind else "The call was left without an answer."
-            self.finish(500, "INTERNAL", error=said)
+        if self._deployment is not None or self.record["http_status"] == 400:
+            bodies.hand_over(kept, self._call_id, self._key, self._started_ms)
 
     # What it costs
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Iterable
@@ -18,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 
 from lib import json
 from usage import records, rollups, spool
 from usage.models import QuarantinedEvent
+from usage.pump import Pump
 from usage.records import AT
 from usage.spool import FINISHED, STARTED, Segment, Spool
 
@@ -32,8 +32,6 @@ TICK = 0.5  # seconds between two looks at the spool
 SYNC_TICK = 0.05  # the same when every look ends with an fsync
 BATCH = 5_000  # calls in one transaction at most
 ADOPT_EVERY = 30.0  # seconds
-PATIENCE = (0.5, 1.0, 2.0, 5.0)  # seconds between tries while the database is gone
-LAST_DRAIN = 10.0  # seconds that close() gives the last batches
 DAY_MS = 86_400_000
 LABELS = 1_000  # of one key in one day
 OTHER = "other"
@@ -233,74 +231,33 @@ def quarantine(lines: Iterable[tuple[bytes, str]]) -> None:
     logger.error("%d spool lines went to quarantine: %s", len(rows), rows[0].reason)
 
 
-class Ledger:
-    """The thread that drains, and its state for health pages and metrics."""
+class Ledger(Pump):
+    """The thread that drains."""
 
     def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        super().__init__("ledger", TICK)
         self._drain: Drain | None = None
         self._spool: Spool | None = None
         self._fsync = False
-        self.failures = 0  # tries in a row that the database was gone
-        self.behind_since: float | None = None  # monotonic
         self.recorded = 0  # lines drained since the start
 
     def open(self, directory: Path, retention_days: int, fsync: bool) -> None:
         self._spool = spool.open_in(directory)
-        self._spool.wake = self._wake.set
+        self._spool.wake = self.wake
         self._fsync = fsync
+        self.tick = SYNC_TICK if fsync else TICK
         self._drain = Drain(self._spool, retention_days)
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
+        self.start()
 
-    def _run(self) -> None:
+    def step(self) -> None:
         assert self._drain is not None and self._spool is not None
-        try:
-            while not self._stop.is_set():
-                self._wake.wait(self._pause())
-                self._wake.clear()
-                if self._fsync:
-                    self._spool.sync()
-                self._try()
-            deadline = time.monotonic() + LAST_DRAIN
-            while not self._try() and time.monotonic() < deadline:
-                time.sleep(PATIENCE[0])
-        finally:
-            connection.close()
-
-    def _pause(self) -> float:
-        if self.failures:
-            return PATIENCE[min(self.failures, len(PATIENCE)) - 1]
-        return SYNC_TICK if self._fsync else TICK
-
-    def _try(self) -> bool:
-        """One step. False: the database is gone, or something unforeseen happened; nothing is lost by that."""
-        assert self._drain is not None
-        try:
-            self.recorded += self._drain.step()
-        except Exception as error:
-            connection.close()
-            if not self.failures:
-                self.behind_since = time.monotonic()
-                known = isinstance(error, (OperationalError, InterfaceError))
-                logger.warning("The ledger cannot write (%s); the spool grows meanwhile.", error, exc_info=not known)
-            self.failures += 1
-            return False
-        if self.failures:
-            logger.warning("The ledger writes again.")
-        self.failures, self.behind_since = 0, None
-        return True
+        if self._fsync:
+            self._spool.sync()
+        self.recorded += self._drain.step()
 
     def close(self) -> None:
-        """Drain what is there, as long as LAST_DRAIN allows; the rest waits on disk for the next start."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Drain what is there, as long as pump.LAST allows; the rest waits on disk for the next start."""
+        self.stop()
         spool.close()
 
 

@@ -204,6 +204,7 @@ class StoredBody(models.Model):
 
     call_id = models.UUIDField(primary_key=True)
     organization_id = models.CharField(max_length=40, db_index=True)
+    key_id = models.CharField(max_length=40, db_index=True)
     at = models.DateTimeField(db_index=True)
     sealed = models.TextField()
 

@@ -120,11 +120,20 @@ class Segment:
 class Spool:
     """The segments of this process. `append` belongs to the event loop; the ledger's thread reads beside it."""
 
-    def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_age: float = MAX_AGE,
+        consequence: str = "new calls are refused",
+    ) -> None:
+        """consequence: what a disk that takes nothing means, for the log."""
         self.directory = directory
         self.owner = uuid7().hex
         self.max_bytes = max_bytes
         self.max_age = max_age
+        self.consequence = consequence
         self.segments: list[Segment] = []
         self.pending = 0  # lines appended since the ledger last looked
         self.wake: Callable[[], None] = lambda: None  # called when a batch is full
@@ -179,7 +188,7 @@ class Spool:
 
     def _broken(self, error: OSError) -> None:
         if self.healthy:
-            logger.error("The spool cannot be written (%s): new calls are refused.", error)
+            logger.error("The spool cannot be written (%s): %s.", error, self.consequence)
         self.healthy = False
 
     def _next(self) -> Segment:

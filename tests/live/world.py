@@ -179,6 +179,7 @@ def keys() -> list[Json]:
         "no-secrets": {"denied_models": ["secret-*"]},
         "only-gemini": {"allowed_models": ["gemini*", "missing-allowed"]},
         "strict": {"strict_fields": True},
+        "logged": {"log_bodies": True},
     }
     return [{"organization": "acme", "name": name, **fields} for name, fields in more.items()]
 

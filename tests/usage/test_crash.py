@@ -17,7 +17,7 @@ from django.db.models import Sum
 
 from tests.usage.events import event
 from usage import ledger as ledgers
-from usage import spool
+from usage import pump, spool
 from usage.flight import encode
 from usage.ledger import Drain, Ledger
 from usage.models import RequestRecord, UsageBucket
@@ -184,7 +184,7 @@ class Outage:
 def test_a_database_outage_only_lets_the_spool_grow_and_everything_is_caught_up(
     running: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledgers, "PATIENCE", (0.05,))
+    monkeypatch.setattr(pump, "PATIENCE", (0.05,))
     outage = Outage()
     spool.current().append(FINISHED, encode(event()))
     wait_until(lambda: RequestRecord.objects.count() == 1)

@@ -52,8 +52,8 @@ def count_of(table: str) -> int:
 
 def test_old_rows_go_and_young_ones_stay() -> None:
     record(days(91), days(89), days(2), days(4))
-    StoredBody.objects.create(call_id=uuid7(), organization_id="o", at=days(8), sealed="x")
-    StoredBody.objects.create(call_id=uuid7(), organization_id="o", at=days(6), sealed="x")
+    StoredBody.objects.create(call_id=uuid7(), organization_id="o", key_id="k", at=days(8), sealed="x")
+    StoredBody.objects.create(call_id=uuid7(), organization_id="o", key_id="k", at=days(6), sealed="x")
     would = upkeep.prune(NOW, dry_run=True)
     assert RequestRecord.objects.count() == 4
     assert upkeep.prune(NOW) == would
