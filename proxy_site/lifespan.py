@@ -7,7 +7,6 @@ are finished from their registry, because on a forced stop no `finally` of their
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,7 +18,7 @@ from django.urls import get_resolver
 
 from gemini_api import tokens
 from keys import limits, lookup, notices, reminders
-from lib import bus, metrics
+from lib import bus, memory, metrics
 from lib.store import store
 from routing import loading, scores_memory, scores_redis, upstream
 from routing.catalog import DeploymentEntry
@@ -115,15 +114,8 @@ async def start() -> None:
             await step()
         except Exception as error:
             raise RuntimeError(f"{name}: {error}") from error
-    settle_memory()
+    memory.settle()
     _open = True
-
-
-def settle_memory() -> None:
-    """What is loaded by now stays: the garbage collector need not look through it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 async def stop() -> None:
