@@ -279,6 +279,7 @@ class VirtualKeyAdmin(ScopedAdmin):
             "title": form.title,
             "subtitle": key.name,
             "opts": self.opts,
+            "original": key,
             "key": key,
             "form": form,
         }

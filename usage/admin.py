@@ -25,8 +25,8 @@ from keys.principal import Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin
 from lib.ids import first_uuid7
 from routing.models import Deployment, PublicModel
-from usage import breakdown, figures, summaries
-from usage.models import PriceOverride, RequestRecord
+from usage import body_store, breakdown, figures, summaries
+from usage.models import PriceOverride, RequestRecord, StoredBody
 from usage.summaries import STEPS, Period, Step
 
 PAGE = 50
@@ -207,10 +207,12 @@ class RequestRecordAdmin(ReadOnlyAdmin):
             "title": "Request",
             "subtitle": str(record.pk),
             "opts": self.opts,
+            "original": record,
             "record": record,
             "attempts": figures.waterfall(record),
             "tokens": breakdown.lines(record),
             "curl": curl(record),
+            "kept": body_store.kept(self.principal(request).scope(StoredBody.objects.filter(pk=record.pk))).exists(),
         }
         return TemplateResponse(request, "gatehouse/request.html", context)
 

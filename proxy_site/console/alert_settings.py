@@ -85,6 +85,7 @@ def page(request: HttpRequest, organization_id: uuid.UUID) -> HttpResponse:
         "title": "Alerts",
         "subtitle": organization.name,
         "opts": Organization._meta,
+        "original": organization,
         "organization": organization,
         "form": form,
         "made": made,

@@ -57,6 +57,7 @@ def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
         "clients": clients(base, shown, model_for(key)),
         "first_url": f"{reverse('admin:key_first', args=[key.pk])}?since={int(time.time() * 1000)}",
         "opts": VirtualKey._meta,
+        "original": key,
     }
     response = TemplateResponse(request, "gatehouse/issued.html", context)
     response["Cache-Control"] = "no-store"

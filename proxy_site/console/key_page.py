@@ -7,6 +7,7 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
@@ -77,8 +78,11 @@ def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
     context = {
         **admin.site.each_context(request),
         "title": f"Key {key.name}",
+        "opts": VirtualKey._meta,
+        "original": key,
         "key": key,
         "days": DAYS,
+        "body_days": settings.GATEHOUSE.body_retention_days,
         "totals": totals,
         "success": figures.percent(totals.ok, totals.ok + totals.failed),
         "standings": budgets.standings_for(key),

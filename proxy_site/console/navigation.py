@@ -50,6 +50,7 @@ NAVIGATION: list[dict[str, Any]] = [
             item("Usage", "query_stats", "admin:explorer", "usage.usagebucket"),
             item("Budgets", "savings", "admin:budgets", "keys.limit"),
             item("Health", "vital_signs", "admin:health", "routing.deployment"),
+            item("Audit log", "history_edu", "admin:audit_log", "keys.auditevent"),
         ],
     },
     {
@@ -78,13 +79,9 @@ NAVIGATION: list[dict[str, Any]] = [
         "items": [
             {**item("Playground", "chat", "admin:playground"), "permission": administers},
             item("Key tester", "rule", "admin:key_tester", "keys.virtualkey"),
-            {**item("Decisions", "alt_route", "admin:simulator"), "permission": administers},
-            item("Losses", "filter_alt", "admin:losses", "routing.deployment"),
+            {**item("Routing simulator", "alt_route", "admin:simulator"), "permission": administers},
+            item("Loss preview", "filter_alt", "admin:losses", "routing.deployment"),
         ],
-    },
-    {
-        "title": "Record",
-        "items": [item("Audit log", "history_edu", "admin:audit_log", "keys.auditevent")],
     },
 ]
 

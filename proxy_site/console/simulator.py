@@ -47,7 +47,7 @@ def page(request: HttpRequest) -> HttpResponse:
     tokens = min(int(size), MOST_TOKENS) if size.isascii() and size.isdigit() and len(size) < 10 else 0
     context: dict[str, Any] = {
         **admin.site.each_context(request),
-        "title": "Decision simulator",
+        "title": "Routing simulator",
         "keys": key_choice.choices(principal, rank=ADMIN),
         "models": [],
         "chosen": {
