@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
-from keys import secrets
+from keys import audit, secrets
 from keys.models import AuditEvent, KeySecret, Limit, Organization, VirtualKey
 from routing import credentials
 from routing.models import Connection, Deployment, PublicModel
@@ -69,6 +72,29 @@ def test_applying_it_again_changes_nothing_and_shows_no_secret(tmp_path: Path) -
     events = AuditEvent.objects.count()
     assert apply(tmp_path, FILE) == {"dry_run": False, "changes": [], "keys": []}
     assert AuditEvent.objects.count() == events
+
+
+def test_a_file_of_many_models_asks_the_database_as_often_as_one_of_a_few(tmp_path: Path) -> None:
+    def queries(count: int) -> int:
+        many = yaml.safe_load(FILE)
+        model = many["models"][0]
+        many["models"] = [model | {"name": f"of-{count}-{number}", "aliases": []} for number in range(count)]
+        with CaptureQueriesContext(connection) as asked:
+            apply(tmp_path, yaml.safe_dump(many))
+        assert PublicModel.objects.filter(name__startswith=f"of-{count}-").count() == count
+        return len(asked)
+
+    apply(tmp_path, FILE)
+    assert queries(2) == queries(30)
+    assert audit.verify() is None
+    assert AuditEvent.objects.filter(action="deployment.created").count() == 33
+
+
+def test_what_a_file_says_twice_is_one_row_and_the_last_word_counts(tmp_path: Path) -> None:
+    twice = FILE.replace("keys:", "  - {name: gemini-2.5-flash, description: Later, deployments: []}\nkeys:")
+    apply(tmp_path, twice)
+    model = PublicModel.objects.get()
+    assert (model.description, model.aliases, model.deployments.count()) == ("Later", [], 1)
 
 
 def test_a_keys_lists_are_stored_in_one_spelling_the_second_time_too(tmp_path: Path) -> None:
