@@ -20,10 +20,11 @@ from unfold.widgets import (
     UnfoldAdminPasswordWidget,
 )
 
+from keys import single_sign_on
 from keys.dates import ago
 from keys.models import Membership, Organization, SecondFactor, Team, User
 from keys.principal import ADMIN, Principal
-from keys.scoped_admin import ScopedAdmin, ScopedInline, ScopedRelatedFilter, action
+from keys.scoped_admin import ScopedAdmin, ScopedInline, ScopedRelatedFilter, action, actor_of
 
 
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
@@ -84,7 +85,7 @@ class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
 class MembershipAdmin(ScopedAdmin):
     form = MembershipForm
     audit_name = "membership"
-    list_display = ("user", "organization", "team", "role_label", "since")
+    list_display = ("user", "organization", "team", "role_label", "given", "since")
     list_filter = (("organization", ScopedRelatedFilter), ("role", ChoicesDropdownFilter))
     list_select_related = ("user", "organization", "team")
     search_fields = ("user__email", "organization__name", "team__name")
@@ -109,6 +110,10 @@ class MembershipAdmin(ScopedAdmin):
     @display(description="Role", label={"Owner": "primary", "Admin": "info"}, ordering="role")
     def role_label(self, row: Membership) -> str:
         return row.get_role_display()
+
+    @display(description="Given by", ordering="by_group")
+    def given(self, row: Membership) -> str:
+        return "a group" if row.by_group else "hand"
 
     @display(description="Since", ordering="created_at")
     def since(self, row: Membership) -> str:
@@ -174,7 +179,7 @@ class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg, misc]  
     ordering = ("email",)
     filter_horizontal = ()
     inlines = (MembershipsOfUser,)
-    actions_detail: Any = ("remove_second_factor",)
+    actions_detail: Any = ("remove_second_factor", "unlink")
     fieldsets = (
         (None, {"fields": ("email", "password", "first_name", "last_name")}),
         ("Sign-in", {"fields": ("is_active", "is_superuser")}),
@@ -183,26 +188,45 @@ class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg, misc]  
 
     @action(description="Remove second factor", icon="phonelink_erase", permissions=["change"])
     def remove_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """For somebody who lost the app and the recovery codes."""
+        """For somebody who lost the app and the recovery codes, or the passkeys."""
         person = cast(User, self.visible(request, object_id, "change"))
         back = HttpResponseRedirect(reverse("admin:keys_user_change", args=[person.pk]))
-        factor = SecondFactor.objects.filter(user=person).first()
-        if factor is None:
+        factor = SecondFactor.objects.filter(user=person)
+        if not factor.exists() and not person.passkeys.exists():
             messages.info(request, f"{person} has no second factor.")
             return back
         if request.method != "POST":
-            context = {
-                **self.admin_site.each_context(request),
-                "title": "Second factor",
-                "opts": self.opts,
-                "original": person,
-                "person": person,
-            }
-            return TemplateResponse(request, "gatehouse/second_factor_remove.html", context)
+            return self._sure(request, person, "gatehouse/second_factor_remove.html", "Second factor")
         factor.delete()
+        person.passkeys.all().delete()
         self.record(request, "second_factor_removed", person, {})
         messages.success(request, f"{person} signs in with the password alone, and can set up another.")
         return back
+
+    @action(description="Unlink single sign-on", icon="link_off", permissions=["change"])
+    def unlink(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """For somebody whom the provider knows anew, or no more. What groups gave goes."""
+        person = cast(User, self.visible(request, object_id, "change"))
+        back = HttpResponseRedirect(reverse("admin:keys_user_change", args=[person.pk]))
+        if not person.identities.exists():
+            messages.info(request, f"{person} is not linked to a single sign-on provider.")
+            return back
+        if request.method != "POST":
+            return self._sure(request, person, "gatehouse/unlink.html", "Single sign-on")
+        single_sign_on.unlink(person, actor_of(request))
+        messages.success(request, f"{person} is linked to no provider, and has lost what groups gave.")
+        return back
+
+    def _sure(self, request: HttpRequest, person: User, template: str, title: str) -> TemplateResponse:
+        """The page that asks before it is done."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "original": person,
+            "person": person,
+        }
+        return TemplateResponse(request, template, context)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj and self.principal(request).is_platform_admin else ()

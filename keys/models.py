@@ -61,6 +61,45 @@ class SecondFactor(models.Model):
         return f"second factor of {self.user}"
 
 
+class Passkey(models.Model):
+    """A person's key for signing in without a password (WebAuthn). The private half never leaves their device."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(User, models.CASCADE, related_name="passkeys")
+    name = models.CharField(max_length=60)
+    credential_id = models.CharField(max_length=1400, unique=True, help_text="What the device calls it, in base64url.")
+    credential = models.TextField(help_text="Attested credential data with the public key, in base64url.")
+    sign_count = models.BigIntegerField(default=0, help_text="Grows with every use, or stays 0: else it was copied.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Identity(models.Model):
+    """A person as the single sign-on provider knows them. The subject is theirs for good; a mail address may change."""
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="identities")
+    issuer = models.CharField(max_length=300)
+    subject = models.CharField(max_length=255)
+    made_platform_admin = models.BooleanField(default=False, help_text="By a group, and so for as long as that lasts.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["issuer", "subject"], name="identity_of_one_person"),
+            models.UniqueConstraint(fields=["issuer", "user"], name="one_identity_a_person"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} at {self.issuer}"
+
+
 class OutagePolicy(models.TextChoices):
     LOCAL = "local", "Go on with this process's own share"
     DENY = "deny", "Refuse calls until limits can be checked"
@@ -123,6 +162,9 @@ class Membership(models.Model):
     organization = models.ForeignKey(Organization, models.CASCADE, related_name="memberships")
     team = models.ForeignKey(Team, models.CASCADE, null=True, blank=True, related_name="memberships")
     role = models.CharField(max_length=8, choices=Role.choices, default=Role.MEMBER)
+    by_group = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="Given by single sign-on, and taken by it."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

@@ -56,7 +56,7 @@ def set_up(level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx2", "httpcore2", "asyncio", "botocore", "urllib3", "google"):
+    for noisy in ("httpx2", "httpcore2", "asyncio", "botocore", "urllib3", "google", "fido2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # One line per call would cost more than the call: the ledger has them. Django's own requests are the admin's.
     logging.getLogger("uvicorn.access").disabled = True

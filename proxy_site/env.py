@@ -11,9 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from keys import role_map
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 SECRETS = ("SECRET_KEY", "GATEHOUSE_PEPPER", "GATEHOUSE_ENCRYPTION_KEYS")
@@ -105,6 +107,42 @@ class Env(BaseSettings):
     email_url: str = Field("", validation_alias="EMAIL_URL")
     default_from_email: str = Field("gatehouse@localhost", validation_alias="DEFAULT_FROM_EMAIL")
 
+    # Single sign-on (OpenID Connect): off until there is an issuer
+    oidc_name: str = Field("single sign-on", validation_alias="GATEHOUSE_OIDC_NAME")
+    oidc_client_id: str = Field("", validation_alias="GATEHOUSE_OIDC_CLIENT_ID")
+    oidc_client_secret: SecretStr = Field(SecretStr(""), validation_alias="GATEHOUSE_OIDC_CLIENT_SECRET")
+    oidc_scopes: str = Field("openid email profile", validation_alias="GATEHOUSE_OIDC_SCOPES")
+    oidc_groups_claim: str = Field("groups", validation_alias="GATEHOUSE_OIDC_GROUPS_CLAIM")
+    oidc_roles: str = Field("", validation_alias="GATEHOUSE_OIDC_ROLES")
+    oidc_trust_email: bool = Field(False, validation_alias="GATEHOUSE_OIDC_TRUST_EMAIL")
+    oidc_allow_private: bool = Field(False, validation_alias="GATEHOUSE_OIDC_ALLOW_PRIVATE")
+    oidc_issuer: str = Field("", validation_alias="GATEHOUSE_OIDC_ISSUER")
+    password_login: bool = Field(True, validation_alias="GATEHOUSE_PASSWORD_LOGIN")
+
+    @field_validator("oidc_roles")
+    @classmethod
+    def _roles_can_be_read(cls, given: str) -> str:
+        role_map.parse(given)
+        return given
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _an_issuer_has_what_it_needs(cls, given: str, info: ValidationInfo) -> str:
+        needed = {"GATEHOUSE_PUBLIC_URL": "public_url", "GATEHOUSE_OIDC_CLIENT_ID": "oidc_client_id"}
+        if missing := [name for name, field in needed.items() if given and not info.data.get(field)]:
+            raise ValueError(f"single sign-on needs {' and '.join(missing)} as well")
+        plain = given.startswith("http://") and info.data.get("oidc_allow_private")
+        if given and not (given.startswith("https://") or plain):
+            raise ValueError("it must begin with https:// (or http:// with GATEHOUSE_OIDC_ALLOW_PRIVATE)")
+        return given
+
+    @field_validator("password_login")
+    @classmethod
+    def _there_is_a_way_in(cls, given: bool, info: ValidationInfo) -> bool:
+        if not given and not info.data.get("oidc_issuer"):
+            raise ValueError("without passwords there must be single sign-on: set GATEHOUSE_OIDC_ISSUER")
+        return given
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -123,7 +161,7 @@ def read() -> Env:
     try:
         return Env(_env_file=data_dir / "secrets.env")  # type: ignore[call-arg]  # pydantic-settings' own keyword
     except ValidationError as error:
-        said = "; ".join(f"{found['loc'][0]}: {found['msg']}" for found in error.errors())
+        said = "; ".join(f"{found['loc'][0]}: {found['msg'].removeprefix('Value error, ')}" for found in error.errors())
         raise SystemExit(f"Gatehouse cannot start. {said}.") from None
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from lib import json
-from routing import addresses
+from routing import addresses, http1
 from routing.backends.base import Endpoint
 from routing.errors import UpstreamError
 
@@ -155,7 +155,9 @@ def exchange(
         address = _address(host, parts.port or 443, allow_private)
         pinned = httpx2.URL(url).copy_with(host=address)
         with (
-            httpx2.Client(trust_env=False, follow_redirects=False, timeout=timeout) as client,
+            httpx2.Client(
+                trust_env=False, follow_redirects=False, timeout=timeout, verify=http1.tls_context()
+            ) as client,
             client.stream(
                 method,
                 pinned,

@@ -33,6 +33,8 @@ OWNERS: dict[str, frozenset[str]] = {
     "google.auth": frozenset({"routing/backends/vertex.py", "routing/credentials.py"}),
     "google.oauth2": frozenset({"routing/backends/vertex.py", "routing/credentials.py"}),
     "genai_prices": frozenset({"usage/prices.py"}),
+    "joserfc": frozenset({"proxy_site/console/oidc.py"}),
+    "fido2": frozenset({"proxy_site/console/passkeys.py"}),
     "httpx": frozenset(),  # httpx2 is its maintained continuation
     "aiohttp": frozenset(),
 }

@@ -1,6 +1,6 @@
 """A second factor for whoever wants one: codes of an authenticator app (TOTP, RFC 6238), and ten recovery codes.
 
-The code stands in the sign-in form beside the password, so that there is no half signed-in state. A wrong one counts
+Passkeys (passkeys.py) stand beside it: with one, the password alone signs nobody in either. The code stands in the sign-in form beside the password, so that there is no half signed-in state. A wrong one counts
 as a failed sign-in. Every code works once.
 """
 
@@ -29,8 +29,9 @@ from unfold.forms import AuthenticationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from keys import audit
-from keys.models import SecondFactor, User
+from keys.models import Passkey, SecondFactor, User
 from keys.scoped_admin import actor_of
+from proxy_site.console import passkeys, single_sign_on
 from proxy_site.console.throttle import within
 from routing import credentials
 
@@ -116,16 +117,23 @@ def code_field() -> forms.CharField:
 
 
 def check(request: HttpRequest, person: User, given: str) -> None:
-    """Raise ValidationError unless this person has no second factor, or `given` is a right code. Counts failures."""
+    """Raise ValidationError unless this person may sign in by password, with `given` for a second factor if they have one.
+
+    Counts failures.
+    """
+    single_sign_on.check(person)
     factor = SecondFactor.objects.filter(user=person).exclude(confirmed_at=None).first()
-    if factor is None:
+    has_passkey = person.passkeys.exists()
+    if factor is None and not has_passkey:
         return
-    if within(f"second-factor:{person.pk}", TRIES_AN_HOUR) and takes(factor, given):
+    if factor is not None and within(f"second-factor:{person.pk}", TRIES_AN_HOUR) and takes(factor, given):
         return
     user_login_failed.send(sender=__name__, credentials={"username": person.email}, request=request)
+    if factor is None:
+        raise ValidationError("Your password alone does not sign you in: use your passkey.")
     if given:
         raise ValidationError("This code is not right, or it was used already. Wait for the next one.")
-    raise ValidationError("Give the code of your authenticator app as well.")
+    raise ValidationError(f"Give the code of your authenticator app as well{', or use a passkey' * has_passkey}.")
 
 
 class LoginForm(AuthenticationForm):
@@ -149,10 +157,8 @@ def page(request: HttpRequest) -> HttpResponse:
     shown: dict[str, Any] = {}
     match request.POST.get("action") if request.method == "POST" else None:
         case "start" if not on:
-            if not within(f"second-factor:{person.pk}", TRIES_AN_HOUR) or not person.check_password(
-                str(request.POST.get("password") or "")
-            ):
-                shown["trouble"] = "This is not your password."
+            if trouble := doubt(request, person):
+                shown["trouble"] = trouble
             else:
                 shown |= start(person)
         case "confirm" if factor is not None and not on:
@@ -171,7 +177,7 @@ def page(request: HttpRequest) -> HttpResponse:
             else:
                 factor.delete()
                 tell(request, person, "user.second_factor_removed")
-                messages.success(request, "The second factor is gone. Your password alone signs you in.")
+                messages.success(request, f"The app is gone. {alone(person)}")
                 return HttpResponseRedirect(reverse("admin:second_factor"))
     factor = SecondFactor.objects.filter(user=person).first()
     context = {
@@ -179,6 +185,9 @@ def page(request: HttpRequest) -> HttpResponse:
         "title": "Second factor",
         "factor": factor,
         "on": factor is not None and factor.confirmed_at is not None,
+        "passkeys": list(person.passkeys.all()),
+        "removing": passkey_of(person, str(request.GET.get("remove") or "")),
+        "passkeys_available": passkeys.available(),
         **shown,
     }
     return TemplateResponse(request, "gatehouse/second_factor.html", context)
@@ -186,6 +195,36 @@ def page(request: HttpRequest) -> HttpResponse:
 
 def right(person: User, factor: SecondFactor, given: str) -> bool:
     return within(f"second-factor:{person.pk}", TRIES_AN_HOUR) and takes(factor, given)
+
+
+def doubt(request: HttpRequest, person: User) -> str:
+    """Why what was sent does not show that it is this person who changes their second factor; "" when it does.
+
+    A session alone never does. What they have decides: a code or a passkey, and the password only of those without.
+    """
+    if not within(f"second-factor:{person.pk}", TRIES_AN_HOUR):
+        return "There were too many tries. Wait an hour."
+    factor = SecondFactor.objects.filter(user=person).exclude(confirmed_at=None).first()
+    given = str(request.POST.get("code") or "")
+    has_passkey = person.passkeys.exists()
+    if factor is not None and (given or not has_passkey):
+        return "" if takes(factor, given) else "This code is not right, or it was used already."
+    if has_passkey:
+        try:
+            used = passkeys.answered(request, str(request.POST.get("assertion") or ""))
+        except passkeys.Refused as error:
+            return str(error)
+        return "" if used.user_id == person.pk else "This passkey is somebody else's."
+    return "" if person.check_password(str(request.POST.get("password") or "")) else "This is not your password."
+
+
+def passkey_of(person: User, pk: str) -> Passkey | None:
+    """One of this person's own."""
+    return next((each for each in person.passkeys.all() if str(each.pk) == pk), None)
+
+
+def alone(person: User) -> str:
+    return "Your passkey signs you in." if person.passkeys.exists() else "Your password alone signs you in."
 
 
 def start(person: User) -> dict[str, str]:

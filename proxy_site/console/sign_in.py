@@ -19,7 +19,7 @@ from django.contrib.auth.forms import PasswordResetForm, SetPasswordForm
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template.response import TemplateResponse
@@ -150,7 +150,7 @@ def _join(request: HttpRequest, invitation: Invitation) -> HttpResponse:
     stranger = here and (known is None or request.user.pk != known.pk)
     form = _join_form(request, invitation, known)
     trouble = ""
-    if request.method == "POST" and not stranger and form.is_valid():
+    if request.method == "POST" and not stranger and form is not None and form.is_valid():
         try:
             with transaction.atomic():
                 person = form.person()
@@ -173,12 +173,15 @@ def _join(request: HttpRequest, invitation: Invitation) -> HttpResponse:
 
 def _join_form(
     request: HttpRequest, invitation: Invitation, known: User | None
-) -> NewPersonForm | KnownPersonForm | SignedInForm:
+) -> NewPersonForm | KnownPersonForm | SignedInForm | None:
+    """None where passwords sign nobody in, and they must have signed in before."""
     given = request.POST if request.method == "POST" else None
+    if known is not None and request.user.is_authenticated:
+        return SignedInForm(known, given)
+    if not settings.GATEHOUSE.password_login:
+        return None
     if known is None:
         return NewPersonForm(invitation.email, given)
-    if request.user.is_authenticated:
-        return SignedInForm(known, given)
     return KnownPersonForm(known, request, given)
 
 
@@ -207,6 +210,11 @@ class Framed:
     """A view of Django's with the frame of our pages."""
 
     frame_title = ""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if not settings.GATEHOUSE.password_login:
+            raise Http404
+        return super().dispatch(request, *args, **kwargs)  # type: ignore[misc]  # the view's
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         found: dict[str, Any] = super().get_context_data(**kwargs)  # type: ignore[misc]  # the view's

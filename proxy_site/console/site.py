@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
@@ -38,11 +40,31 @@ class ConsoleSite(UnfoldAdminSite):
         return overview.page(request, {**self.each_context(request), **(extra_context or {})})
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """With the second factor of those who have one."""
-        from proxy_site.console import second_factor  # noqa: PLC0415 - as above
+        """With the second factor of those who have one, passkeys, and single sign-on where it is set up."""
+        from proxy_site.console import passkeys, second_factor, single_sign_on  # noqa: PLC0415 - as above
 
+        if request.method == "POST" and not settings.GATEHOUSE.password_login:
+            raise PermissionDenied("Passwords sign nobody in here.")
         self.login_form = second_factor.LoginForm
-        return super().login(request, extra_context)
+        following = str(request.GET.get("next") or request.POST.get("next") or "")
+        ways = {
+            "single_sign_on": single_sign_on.offered(request, following),
+            "passkeys_available": passkeys.available(),
+            "password_login": settings.GATEHOUSE.password_login,
+        }
+        return super().login(request, {**ways, **(extra_context or {})})
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """And the way to sign out at the single sign-on provider, for whoever came from there."""
+        from proxy_site.console import single_sign_on  # noqa: PLC0415 - as above
+
+        way_out = single_sign_on.way_out(request) if request.method == "POST" else ""
+        response = super().logout(request, extra_context)
+        if not way_out:
+            return response
+        shown = {**self.each_context(request), "title": "Signed out", "way_out": way_out}
+        shown["single_sign_on"] = single_sign_on.offered(request)
+        return TemplateResponse(request, "gatehouse/signed_out.html", shown)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """One's own password: other sessions end, and the trail tells."""

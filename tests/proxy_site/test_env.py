@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,45 @@ def test_a_file_that_is_not_there_ends_the_start(monkeypatch: pytest.MonkeyPatch
         env.read()
     with pytest.raises(SystemExit, match="METRICS_TOKEN_FILE"):
         env.given("METRICS_TOKEN")
+
+
+ISSUER = {"GATEHOUSE_OIDC_ISSUER": "https://id.example.org", "GATEHOUSE_OIDC_CLIENT_ID": "gatehouse"}
+PUBLIC = {"GATEHOUSE_PUBLIC_URL": "https://gate.example.org"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (ISSUER, "single sign-on needs GATEHOUSE_PUBLIC_URL as well"),
+        (PUBLIC | {"GATEHOUSE_OIDC_ISSUER": "https://id.example.org"}, "needs GATEHOUSE_OIDC_CLIENT_ID as well"),
+        (PUBLIC | ISSUER | {"GATEHOUSE_OIDC_ISSUER": "http://id.example.org"}, "it must begin with https://"),
+        (PUBLIC | ISSUER | {"GATEHOUSE_OIDC_ROLES": "staff=acme:member"}, "GATEHOUSE_OIDC_ROLES: it must be a JSON object"),
+        (PUBLIC | ISSUER | {"GATEHOUSE_OIDC_ROLES": '{"staff": "acme:boss"}'}, "'acme:boss' of 'staff' is no role"),
+        (PUBLIC | {"GATEHOUSE_PASSWORD_LOGIN": "off"}, "without passwords there must be single sign-on"),
+    ],
+)  # fmt: skip
+def test_single_sign_on_that_cannot_work_ends_the_start_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], sentence: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=re.escape(sentence)):
+        env.read()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PUBLIC | ISSUER | {"GATEHOUSE_PASSWORD_LOGIN": "off"},
+        PUBLIC | ISSUER | {"GATEHOUSE_OIDC_ISSUER": "http://10.0.0.1", "GATEHOUSE_OIDC_ALLOW_PRIVATE": "true"},
+    ],
+)
+def test_single_sign_on_is_read_with_its_secret_from_a_file_and_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str]
+) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    for name, value in {**given, "GATEHOUSE_OIDC_CLIENT_SECRET_FILE": str(tmp_path / "secret")}.items():
+        monkeypatch.setenv(name, value)
+    found = env.read()
+    assert found.oidc_client_secret.get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(found)
