@@ -237,7 +237,7 @@ def chips(filters: Filters, rows: list[RequestRecord]) -> list[dict[str, str]]:
 
 
 def curl(record: RequestRecord) -> str:
-    """The same kind of call as a line for a shell. What was asked is not kept, so a greeting stands in its place."""
+    """The same kind of call as a line for a shell. A greeting stands in place of what was asked."""
     base = (settings.GATEHOUSE.public_url or settings.PUBLIC_URL).rstrip("/")
     flags, ending = ("-N ", "?alt=sse") if record.stream else ("", "")
     address = (
@@ -287,19 +287,27 @@ class PriceOverrideAdmin(ScopedAdmin):
     audit_name = "price"
     list_display = ("deployment", "input_price", "output_price", "since")
     fieldsets = (
-        (None, {"fields": ("deployment_id", "valid_from", ("input", "output"))}),
+        (None, {"fields": ("deployment_id", "valid_from")}),
+        ("Price in USD per million tokens", {"fields": (("input", "output"),)}),
         (
-            "Classes with their own price (USD per million tokens; empty: as input or output)",
+            "Tokens with a price of their own, in USD per million; empty: as input or output",
             {
+                "classes": ("collapse",),
                 "fields": (
                     ("cached_input", "cache_write"),
                     ("thoughts", "audio_input"),
                     ("image_input", "audio_output"),
                     ("image_output",),
-                )
+                ),
             },
         ),
-        ("Long prompts", {"fields": ("long_context_from", ("long_input", "long_cached_input", "long_output"))}),
+        (
+            "Long prompts, in USD per million tokens",
+            {
+                "classes": ("collapse",),
+                "fields": ("long_context_from", ("long_input", "long_cached_input", "long_output")),
+            },
+        ),
     )
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:

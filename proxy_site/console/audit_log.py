@@ -40,6 +40,7 @@ KINDS = (
     "deployment",
     "price",
     "invitation",
+    "body",
 )
 FILTERS = ("kind", "source", "organization", "q", "first", "last")
 COLUMNS = (

@@ -4,26 +4,30 @@ rotation. And the list of one's own keys."""
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from keys.models import VirtualKey
-from keys.principal import principal_of
+from keys import policy
+from keys.models import AuditEvent, VirtualKey
+from keys.principal import Principal, principal_of
 from lib.ids import first_uuid7
 from proxy_site.console import budgets, issued, key_choice
+from routing.models import PublicModel
 from usage import figures, summaries
 from usage.models import RequestRecord
 from usage.summaries import Filters, Period
 
 DAYS = 30
-ERRORS_READ, ERRORS_SHOWN, REQUESTS_SHOWN = 200, 6, 10
+ERRORS_READ, ERRORS_SHOWN, REQUESTS_SHOWN, EVENTS_SHOWN = 200, 6, 10, 6
 LOOK_BACK = timedelta(days=2)  # for recent errors: raw rows, by the key's own index
 
 WORDS = {  # Google's status word: what its holder can do about it
@@ -67,7 +71,7 @@ def hint(key: VirtualKey) -> str:
 
 
 def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
-    key = key_choice.own_or_seen(request, key_id)
+    key, principal = key_choice.own_or_seen(request, key_id), principal_of(request)
     now = timezone.now()
     period = Period(now - timedelta(days=DAYS), now)
     filters = Filters(organizations=None, keys=[str(key.pk)])
@@ -87,6 +91,10 @@ def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
         "success": figures.percent(totals.ok, totals.ok + totals.failed),
         "standings": budgets.standings_for(key),
         "secrets": key.secrets.order_by("-created_at")[:10],
+        "today": summaries.totals(Period(now - timedelta(hours=24), now), filters),
+        "rules": rules(key),
+        "trail": trail(principal, key),
+        "administers": key_choice.administers(principal, key),
         "errors": errors(records),
         "recent": records.filter(pk__gte=since(timedelta(days=DAYS))).order_by("-pk")[:REQUESTS_SHOWN],
         "charts": {
@@ -94,11 +102,46 @@ def page(request: HttpRequest, key_id: uuid.UUID) -> HttpResponse:
             "spend": [{"label": line.name or "no model", "data": [(value or 0) / 1e9 for value in line.values]} for line in spend.lines],
         },
         "clients": issued.clients(base, issued.PLACEHOLDER, issued.model_for(key)),
-        "may_change": principal_of(request).may("change", key),
+        "may_change": principal.may("change", key),
+        "may_add": principal.may("add", VirtualKey),
         "first_url": f"{reverse('admin:key_first', args=[key.pk])}?since={int(now.timestamp() * 1000)}",
         "requests": f"{reverse('admin:usage_requestrecord_changelist')}?range=30d&key={key.pk}",
     }  # fmt: skip
     return TemplateResponse(request, "gatehouse/key_page.html", context)
+
+
+def rules(key: VirtualKey) -> list[tuple[str, str, list[str]]]:
+    """What this key may do, in words: (label, words, things)."""
+    names = models_of(key)
+    allowed = [
+        name
+        for name in names
+        if (key.allowed_models is None or any(policy.matches(each, name) for each in key.allowed_models))
+        and not any(policy.matches(each, name) for each in key.denied_models)
+    ]
+    patterns = "every model" if key.allowed_models is None else "these" if key.allowed_models else "no model"
+    found = [
+        ("Models", f"{patterns}: {len(allowed)} of the {len(names)} there are now", key.allowed_models or []),
+        ("Denied", "", key.denied_models),
+        ("Actions", "" if key.scopes else "all", key.scopes or []),
+        ("From", "" if key.networks else "anywhere", key.networks or []),
+        ("Tags", "", key.tags),
+        ("Unknown fields", "a call is refused rather than sent without them" if key.strict_fields else "", []),
+    ]
+    return [(label, words, things) for label, words, things in found if words or things]
+
+
+def models_of(key: VirtualKey) -> list[str]:
+    """The names of the models this key's organization could ask for."""
+    rows = PublicModel.objects.filter(Q(organization=None) | Q(organization=key.organization_id), enabled=True)
+    return sorted(set(rows.values_list("name", flat=True)))
+
+
+def trail(principal: Principal, key: VirtualKey) -> Sequence[AuditEvent]:
+    """What was changed lately, for those who see the audit log."""
+    if not principal.may("view", AuditEvent):
+        return []
+    return list(principal.scope(AuditEvent.objects.filter(target_id=str(key.pk))).order_by("-pk")[:EVENTS_SHOWN])
 
 
 def since(span: timedelta) -> uuid.UUID:

@@ -17,66 +17,17 @@ from gemini_api.question import capabilities_of, parse
 from gemini_api.translators import TRANSLATORS
 from gemini_api.translators.base import Target
 from keys.principal import Principal, principal_of
-from proxy_site.console import key_choice, testing
+from proxy_site.console import bodies, key_choice, testing
+from proxy_site.console.samples import BY_NAME, PIXEL, SAMPLES
 from routing import loading
 from routing.catalog import DeploymentEntry
+from routing.credentials import CredentialError
 from routing.models import Deployment
 from usage.models import RequestRecord
 
 MOST_BYTES = 1024 * 1024
 LONGEST = 200  # characters of one text in the shown letter
 MOST_DEPLOYMENTS = 100
-IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-SAMPLES: dict[str, dict[str, Any]] = {
-    "Every knob": {
-        "systemInstruction": {"parts": [{"text": "Answer briefly."}]},
-        "contents": [{"role": "user", "parts": [{"text": "Name three rivers."}]}],
-        "generationConfig": {
-            "temperature": 0.7, "topP": 0.9, "topK": 40, "maxOutputTokens": 200, "candidateCount": 1, "seed": 7,
-            "stopSequences": ["END"], "presencePenalty": 0.1, "frequencyPenalty": 0.1, "responseLogprobs": True, "logprobs": 2,
-        },
-        "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
-        "labels": {"project": "rivers"},
-    },
-    "Tools": {
-        "contents": [{"role": "user", "parts": [{"text": "How warm is it in Bern?"}]}],
-        "tools": [
-            {
-                "functionDeclarations": [
-                    {
-                        "name": "temperature",
-                        "description": "Degrees in a city.",
-                        "parameters": {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}, "required": ["city"]},
-                    }
-                ]
-            },
-            {"googleSearch": {}},
-        ],
-        "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["temperature"]}},
-    },
-    "Structured output": {
-        "contents": [{"role": "user", "parts": [{"text": "Two rivers with their lengths."}]}],
-        "generationConfig": {
-            "responseMimeType": "application/json",
-            "responseSchema": {
-                "type": "ARRAY",
-                "maxItems": 2,
-                "items": {
-                    "type": "OBJECT",
-                    "properties": {"name": {"type": "STRING"}, "km": {"type": "INTEGER", "minimum": 1}},
-                    "required": ["name", "km"],
-                    "propertyOrdering": ["name", "km"],
-                },
-            },
-        },
-    },
-    "Thinking and an image": {
-        "contents": [
-            {"role": "user", "parts": [{"text": "What is this?"}, {"inlineData": {"mimeType": "image/png", "data": IMAGE}}]}
-        ],
-        "generationConfig": {"thinkingConfig": {"thinkingBudget": 1024, "includeThoughts": True}},
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +56,20 @@ def page(request: HttpRequest) -> HttpResponse:
     wanted = request.GET.get("deployment", "")
     if wanted and wanted not in {str(row.pk) for row in rows}:
         raise Http404
-    sample = request.GET.get("sample", "")
-    text = request.POST.get("request", "") if request.method == "POST" else ""
-    if not text:
-        text = pretty.dumps(SAMPLES.get(sample, SAMPLES["Every knob"]), indent=2)
+    record = recorded(principal, request.GET.get("record", ""))
     context: dict[str, Any] = {
         **admin.site.each_context(request),
         "title": "Loss preview",
         "rows": [(str(row.pk), f"{row.model}: {row}") for row in rows],
         "wanted": wanted,
-        "samples": list(SAMPLES),
-        "sample": sample,
-        "text": text,
+        "samples": SAMPLES,
+        "latest": bodies.latest(principal),
         "strict": request.POST.get("strict") == "on",
-        "record": recorded(principal, request.GET.get("record", "")),
+        "record": record,
+        "record_kept": record is not None and bodies.found(principal, record.pk) is not None,
+        **started_from(request),
     }
+    text = context["text"]
     try:
         body = wire.normalise(parse(text.encode("utf-8", "replace")[:MOST_BYTES]))
         chosen = [row for row in rows if not wanted or str(row.pk) == wanted]
@@ -127,6 +77,28 @@ def page(request: HttpRequest) -> HttpResponse:
     except GeminiError as error:
         context["problem"] = str(error)
     return TemplateResponse(request, "gatehouse/losses.html", context)
+
+
+def started_from(request: HttpRequest) -> dict[str, Any]:
+    """The request to look at, and where it is from: what was written into the form, a kept request, or a sample.
+
+    404 for a kept request that is not this person's to read; reading one is audited.
+    """
+    given = request.GET.get("kept", "")
+    kept = bodies.found(principal_of(request), given) if given else None
+    if given and kept is None:
+        raise Http404
+    if request.method == "POST" and request.POST.get("request"):
+        return {"text": request.POST["request"], "kept": given, "edited": True}
+    if kept is not None:
+        try:
+            body = bodies.read(request, kept)
+        except CredentialError as error:
+            return {"text": "", "kept": given, "unreadable": str(error)}
+        text = bodies.with_stand_ins(bodies.laid_out(body.request), PIXEL)
+        return {"text": text, "kept": given, "cut": not body.request_whole}
+    sample = BY_NAME.get(request.GET.get("sample", ""), SAMPLES[0])
+    return {"text": pretty.dumps(sample.body, indent=2), "sample": sample}
 
 
 def recorded(principal: Principal, record_id: str) -> RequestRecord | None:

@@ -8,6 +8,7 @@ from django.http.response import HttpResponseBase
 
 from proxy_site.console import (
     audit_log,
+    bodies,
     budgets,
     explorer,
     health,
@@ -28,6 +29,7 @@ PAGES: list[tuple[str, Callable[..., HttpResponseBase], str]] = [
     ("usage/requests.csv", live.as_csv, "requests_csv"),
     ("usage/requests/live/", live.rows, "requests_live"),
     ("usage/request.json", live.one, "request_json"),
+    ("usage/storedbody/<uuid:call_id>/", bodies.page, "request_body"),
     ("health/", health.page, "health"),
     ("health/<uuid:deployment_id>/<slug:what>/", health.switch, "health_switch"),
     ("simulator/", simulator.page, "simulator"),

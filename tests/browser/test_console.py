@@ -37,7 +37,7 @@ PAGES = (
     "/admin/key-tester/?key={keys.virtualkey}",
     "/admin/simulator/?key={keys.virtualkey}&model=acme-model",
     "/admin/losses/",
-    "/admin/losses/?deployment={routing.deployment}&sample=Tools",
+    "/admin/losses/?deployment={routing.deployment}&sample=tools",
     "/admin/playground/",
     "/admin/audit/",
     "/admin/audit/?q=nothing-like-it",

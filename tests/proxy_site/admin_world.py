@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.db.models import Model
 from django.utils import timezone
 
 from keys import audit
 from keys.models import Invitation, Membership, Organization, Team, User
 from lib.ids import uuid7
+from routing import credentials
 from tests.factories import (
     make_connection,
     make_key,
@@ -22,7 +24,8 @@ from tests.factories import (
     make_platform_admin,
     make_team,
 )
-from usage.models import PriceOverride, RequestRecord, UsageBucket
+from usage import bodies
+from usage.models import PriceOverride, RequestRecord, StoredBody, UsageBucket
 
 ROLES = ("platform", "owner", "admin", "member", "viewer", "team_admin", "team_member", "nobody")
 
@@ -73,6 +76,7 @@ def make_tenant(mark: str) -> Tenant:
     make_limit(key, "requests", 10, period="minute")
     price = PriceOverride.objects.create(deployment_id=str(deployment.pk), valid_from=timezone.now(), input=1, output=2)
     event = audit.record(audit.SYSTEM, "team.created", team, {}, organization.pk)
+    record = make_record(tenant, key=f"{mark}-key", key_id=str(key.pk))
     tenant.rows = {
         "keys.organization": organization,
         "keys.team": team,
@@ -90,7 +94,8 @@ def make_tenant(mark: str) -> Tenant:
         "routing.connection": connection,
         "routing.publicmodel": model,
         "routing.deployment": deployment,
-        "usage.requestrecord": make_record(tenant, key=f"{mark}-key", key_id=str(key.pk)),
+        "usage.requestrecord": record,
+        "usage.storedbody": make_body(record, f"a question of {mark}"),
         "usage.priceoverride": price,
     }
     make_bucket(tenant, key=f"{mark}-key", key_id=str(key.pk))
@@ -113,6 +118,31 @@ def make_record(tenant: Tenant, **fields: Any) -> RequestRecord:
     now = timezone.now()
     made = {"id": uuid7(int(now.timestamp() * 1000)), "started_at": now, "http_status": 200, "status": "OK"}
     return RequestRecord.objects.create(**{**made, **names(tenant), **fields})
+
+
+def make_body(record: RequestRecord, text: str, *, answer: str = '{"candidates": []}') -> StoredBody:
+    """What was kept of this call, as usage.bodies seals it."""
+    request = b'{"contents": [{"parts": [{"text": "%b"}]}]}' % text.encode()
+    handed = bodies.Handed(str(record.pk), record.organization_id, record.key_id, 0, request, answer.encode(), True)
+    sealed = credentials.seal_text(
+        bodies.PURPOSE, handed.call_id, bodies.plain(handed, 10_000), organization=handed.organization_id
+    )
+    return StoredBody.objects.create(
+        call_id=record.pk,
+        organization_id=record.organization_id,
+        key_id=record.key_id,
+        at=record.started_at,
+        sealed=sealed,
+    )
+
+
+def content_of(response: Any) -> str:
+    """The text of a response, also of a streamed one: those are asynchronous, as the server needs them."""
+
+    async def whole() -> bytes:
+        return b"".join([piece async for piece in response.streaming_content])
+
+    return (async_to_sync(whole)() if response.streaming else response.content).decode()
 
 
 def make_bucket(tenant: Tenant, **fields: Any) -> list[UsageBucket]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
-from keys.models import AuditEvent, Limit
+from keys.models import AuditEvent, Limit, VirtualKey
 from proxy_site.console.pages import PAGES
+from proxy_site.console.samples import PIXEL
 from routing import loading
 from routing.models import Deployment
 from tests.factories import make_key, make_limit
-from tests.proxy_site.admin_world import World, make_record, make_world
-from usage.models import LimitEvent, SavedView
+from tests.proxy_site.admin_world import World, content_of, make_body, make_record, make_world
+from usage.models import LimitEvent, SavedView, StoredBody
 
 pytestmark = pytest.mark.django_db
 
@@ -76,6 +79,7 @@ FOREIGN = [
     ("playground_models", "key", "keys.virtualkey"),
     ("losses", "deployment", "routing.deployment"),
     ("losses", "record", "usage.requestrecord"),
+    ("losses", "kept", "usage.storedbody"),
 ]
 
 
@@ -220,6 +224,79 @@ def test_a_record_shows_its_cost_class_by_class(world: World) -> None:
     assert "acme%27model" in page.context["curl"]
 
 
+# Requests and answers that were kept
+
+
+def body_url(world: World, tenant: str = "acme") -> str:
+    return reverse("admin:request_body", args=[getattr(world, tenant).rows["usage.storedbody"].pk])
+
+
+@pytest.mark.parametrize("role", sorted(EVERYBODY))
+def test_what_was_asked_is_read_by_owners_and_admins_and_nobody_else_hears_of_it(world: World, role: str) -> None:
+    client, record = client_of(world, role), world.acme.rows["usage.requestrecord"]
+    call = client.get(reverse("admin:usage_requestrecord_change", args=[record.pk])).content.decode()
+    page = client.get(body_url(world))
+    assert (body_url(world) in call) is (role in MANAGERS)
+    if role in MANAGERS:
+        assert "a question of acme" in page.content.decode()
+        assert "no-store" in page["Cache-Control"]
+    else:
+        assert page.status_code == 404
+    assert AuditEvent.objects.filter(action="body.read").exists() is (role in MANAGERS)
+
+
+def test_every_reading_is_in_the_trail_of_its_organization(world: World) -> None:
+    client = client_of(world, "admin")
+    for _ in range(2):
+        client.get(body_url(world))
+    client.get(reverse("admin:losses"), {"kept": str(world.acme.rows["usage.storedbody"].pk)})
+    assert client.get(body_url(world, "globex")).status_code == 404
+    events = AuditEvent.objects.filter(action="body.read")
+    assert {(each.actor, each.target_id, each.organization_id) for each in events} == {
+        ("admin@example.org", str(world.acme.rows["usage.storedbody"].pk), str(world.acme.organization.pk))
+    }
+    assert events.count() == 3
+    assert "question" not in str(list(events.values()))
+    assert "body.read" in client.get(reverse("admin:audit_log") + "?kind=body").content.decode()
+
+
+def test_what_was_asked_and_answered_is_inert_on_the_page(world: World) -> None:
+    text = "</pre><script>alert(1)</script>{{ 7*7 }}"
+    row = make_body(make_record(world.acme), text, answer=f"data: {text}")
+    told = client_of(world, "owner").get(reverse("admin:request_body", args=[row.pk])).content.decode()
+    assert "<script>alert" not in told
+    assert told.count("&lt;/pre&gt;&lt;script&gt;") == 2
+
+
+def test_what_is_too_old_or_cannot_be_opened_is_not_shown(world: World, settings: Any) -> None:
+    client, row = client_of(world, "owner"), world.acme.rows["usage.storedbody"]
+    StoredBody.objects.filter(pk=row.pk).update(sealed="v1|gone|x|y")
+    for url in (body_url(world), f"{reverse('admin:losses')}?kept={row.pk}"):
+        told = client.get(url)
+        assert told.status_code == 200
+        assert "cannot be opened" in told.content.decode()
+    StoredBody.objects.filter(pk=row.pk).update(at=timezone.now() - timedelta(days=8))
+    assert client.get(body_url(world)).status_code == 404
+    assert (
+        body_url(world) not in client.get(reverse("admin:usage_requestrecord_change", args=[row.pk])).content.decode()
+    )
+
+
+def test_no_export_holds_what_was_asked(world: World) -> None:
+    client = client_of(world, "owner")
+    for name in ("requests_csv", "explorer_csv", "explorer_json", "audit_csv", "requests_live"):
+        response = client.get(reverse(f"admin:{name}"))
+        assert "a question of" not in content_of(response), name
+
+
+def test_who_uses_a_key_is_told_that_its_calls_are_kept(world: World) -> None:
+    key = world.acme.rows["keys.virtualkey"]
+    client, url = client_of(world, "member"), reverse("admin:key_page", args=[key.pk])
+    assert "are kept for" not in client.get(url).content.decode()
+    VirtualKey.objects.filter(pk=key.pk).update(log_bodies=True)
+    assert "are kept for 7 days" in client.get(url).content.decode()
+
+
 # Health
 
 
@@ -327,6 +404,43 @@ def test_the_preview_shows_the_translators_own_losses(world: World) -> None:
     assert "topK" in strict.refused
     assert "JSON" in client.post(url, {"request": "{"}).context["problem"]
     assert client.post(url, {"request": "[" * 5000}).status_code == 200
+
+
+def test_the_preview_starts_from_ready_requests_by_links(world: World) -> None:
+    client, url = client_of(world, "owner"), reverse("admin:losses")
+    page = client.get(url)
+    for sample in page.context["samples"]:
+        assert f'href="?sample={sample.name}"' in page.content.decode()
+        shown = client.get(url, {"sample": sample.name})
+        assert "problem" not in shown.context, sample.name
+        assert shown.context["verdicts"], sample.name
+    deployment = str(world.acme.rows["routing.deployment"].pk)
+    narrowed = client.get(url, {"sample": "knobs", "deployment": deployment})
+    assert f"?sample=tools&amp;deployment={deployment}" in narrowed.content.decode()
+    assert narrowed.context["verdicts"][0].dropped
+
+
+def test_the_preview_starts_from_what_was_really_asked_where_that_is_kept(world: World) -> None:
+    client, url = client_of(world, "owner"), reverse("admin:losses")
+    row = world.acme.rows["usage.storedbody"]
+    assert [each.id for each in client.get(url).context["latest"]] == [str(row.pk)]
+    page = client.get(url, {"kept": str(row.pk)})
+    assert "a question of acme" in page.context["text"]
+    assert "a question of acme" in page.context["verdicts"][0].letter
+    assert f"?kept={row.pk}" in client.get(url, {"record": str(row.pk)}).content.decode()
+    edited = client.post(f"{url}?kept={row.pk}", {"request": '{"contents": [{"parts": [{"text": "mine"}]}]}'})
+    assert "mine" in edited.context["verdicts"][0].letter
+    assert client.post(f"{url}?kept={world.globex.rows['usage.storedbody'].pk}", {"request": "{}"}).status_code == 404
+
+
+def test_a_kept_request_with_a_picture_can_be_previewed_without_it(world: World) -> None:
+    data = "iVBORw0KGgo" * 400
+    picture = f'"}}, {{"inlineData": {{"mimeType": "image/png", "data": "{data}"}}}}, {{"text": "'
+    row = make_body(make_record(world.acme), picture)
+    page = client_of(world, "owner").get(reverse("admin:losses"), {"kept": str(row.pk)})
+    assert "problem" not in page.context
+    assert PIXEL in page.context["text"]
+    assert "image_url" in page.context["verdicts"][0].letter
 
 
 # Budgets

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import StringIO
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -19,7 +18,7 @@ from lib.ids import uuid7
 from proxy_site.console.exports import cell
 from routing import loading
 from tests.factories import make_connection, make_key, make_model
-from tests.proxy_site.admin_world import World, make_bucket, make_record, make_world
+from tests.proxy_site.admin_world import World, content_of, make_bucket, make_record, make_world
 from usage.models import LimitEvent
 
 pytestmark = pytest.mark.django_db
@@ -233,12 +232,7 @@ def downloaded(client: Client, url: str) -> list[list[str]]:
     response = client.get(url)
     assert response["Content-Type"].startswith("text/csv")
     assert "attachment" in response["Content-Disposition"]
-
-    async def whole(pieces: AsyncIterator[bytes]) -> bytes:
-        return b"".join([piece async for piece in pieces])
-
-    text = async_to_sync(whole)(response.streaming_content).decode()  # type: ignore[arg-type]  # asynchronous, as the server needs it
-    return list(csv.reader(StringIO(text, newline="")))
+    return list(csv.reader(StringIO(content_of(response), newline="")))
 
 
 def test_exports_hold_what_is_filtered_and_no_formula(world: World, client: Client) -> None:
