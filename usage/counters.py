@@ -2,7 +2,8 @@
 
 The ledger is the truth, but it learns of a call half a second late, and of calls under way not at all. So a difference
 is known between two bounds: the ledger read before the counters misses calls that they have, read after a moment it
-has calls that they miss. Only what lies outside the bounds is drift, and mending never goes beyond it.
+has calls that they miss. Only what lies outside the bounds is drift, and mending never goes beyond it. Looked at several
+times, because the ledger is nearly level with the counters just after it took a batch in.
 """
 
 from __future__ import annotations
@@ -36,9 +37,16 @@ from usage.rollups import DAY, QUARTER
 log = logging.getLogger(__name__)
 
 LAG: Final = 3.0  # seconds after which an ended call is in the ledger
-AFTER_DOUBT: Final = (1.0, 10.0, 60.0)  # seconds: when counters are compared after Redis came back or a process died
+LOOKS: Final = 6  # at the counters within the lag
+ON_ITS_WAY: Final = 0.1  # seconds that a settlement may take when the ledger was faster
+AT_ONCE: Final = 8  # organizations
+# Seconds: when counters are compared after Redis came back or a process died. Other processes find Redis up to two
+# seconds later than this one, and tell it then what ended meanwhile.
+AFTER_DOUBT: Final = (3.0, 10.0, 60.0)
 EVERY: Final = 3_600.0  # seconds: when they are compared without any doubt
 SLACK: Final = 60.0  # seconds that a call's id may be older than its start
+
+CORRECTED: Final = "The counter of limit %s was corrected by %d: the ledger knows better."
 
 Sums = dict[str, tuple[int, int, int]]  # model: requests, tokens, nano-dollars
 
@@ -157,17 +165,19 @@ async def compare(
     async with limiter.alone(whose) as alone:
         if repair and not alone:
             return []
-        before = await rebuild(whose, asked)
         counted = await limiter.usage(rules, now, zone, whose)
-        await asyncio.sleep(lag)
-        after = await rebuild(whose, asked)
+        missing = [0] * len(rules)
+        for _ in range(LOOKS):
+            earlier = await rebuild(whose, asked)
+            await asyncio.sleep(min(lag, ON_ITS_WAY))
+            later = await limiter.usage(rules, now, zone, whose)
+            missing = [min(less, used - known) for less, (used, _), known in zip(missing, later, earlier, strict=True)]
+            await asyncio.sleep(lag / LOOKS)
+        known_now = await rebuild(whose, asked)
         found = [
-            Comparison(
-                limited.organization, each.rule, each.span.name, used, held, known,
-                drift=used - known if used > known else min(0, used - earlier),
-            )
-            for each, (used, held), earlier, known in zip(places, counted, before, after, strict=True)
-        ]  # fmt: skip
+            Comparison(limited.organization, each.rule, each.span.name, used, held, known, max(0, used - known) or less)
+            for each, (used, held), known, less in zip(places, counted, known_now, missing, strict=True)
+        ]
         if only_upwards:
             found = [each if each.drift < 0 else replace(each, drift=0) for each in found]
         if repair and any(each.drift for each in found):
@@ -218,15 +228,16 @@ class Reconciling:
                 log.warning("Counters could not be compared with the ledger: %s", type(error).__name__)
 
     async def _mend(self, *, only_upwards: bool) -> None:
-        for limited in await asyncio.to_thread(reading.limited):
-            for each in await compare(limits.current(), limited, repair=True, only_upwards=only_upwards):
-                if each.drift:
-                    self.mended += 1
-                    log.warning(
-                        "The counter of limit %s was corrected by %d: the ledger knows better.",
-                        each.rule.id,
-                        -each.drift,
-                    )
+        waiting = iter(await asyncio.to_thread(reading.limited))
+
+        async def next_ones() -> None:
+            for limited in waiting:
+                for each in await compare(limits.current(), limited, repair=True, only_upwards=only_upwards):
+                    if each.drift:
+                        self.mended += 1
+                        log.warning(CORRECTED, each.rule.id, -each.drift)
+
+        await asyncio.gather(*(next_ones() for _ in range(AT_ONCE)))
 
 
 reconciling = Reconciling()

@@ -152,6 +152,38 @@ def test_calls_under_way_are_no_drift(organization: Organization, redis_url: str
     run(call())
 
 
+def test_what_a_counter_lacks_is_found_also_while_calls_go_on(organization: Organization, redis_url: str) -> None:
+    """The ledger is always a little late: after each batch it is nearly level, and then the counter shows its lack."""
+    make_limit(organization, "spend", 5, period="month")
+    (limited,) = reading.limited(organization.slug)
+    key = key_with(*limited.rules, organization=limited.organization_id)
+    record(organization_id=limited.organization_id, cost_nano=1_000)
+
+    async def calls(limiter: RedisLimiter, ended: asyncio.Event) -> None:
+        """Each is settled at once, and in the ledger, with those before it, at every third."""
+        waiting = 0
+        while not ended.is_set():
+            limiter.settle(await admit(limiter, key, time.time(), spend=9), Used(0, 7))
+            waiting += 1
+            if waiting == 3:
+                await asyncio.to_thread(record, organization_id=limited.organization_id, cost_nano=21)
+                waiting = 0
+            await asyncio.sleep(0.02)
+
+    async def compare() -> None:
+        async with redis_limiter(redis_url) as limiter:
+            await usage(limiter, key, time.time())
+            await limiter.correct(key.limits, [-400], time.time(), "UTC", key.organization_id)
+            ended = asyncio.Event()
+            going_on = asyncio.create_task(calls(limiter, ended))
+            (found,) = await counters.compare(limiter, limited, lag=0.5)
+            ended.set()
+            await going_on
+            assert -400 <= found.drift < -300
+
+    run(compare())
+
+
 def test_the_command_says_why_there_is_nothing_to_reconcile_without_redis(settings: Any) -> None:
     settings.REDIS_URL = ""
     with pytest.raises(Exception, match="restart it to reconcile"):
