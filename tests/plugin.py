@@ -15,10 +15,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from tests.scheduling import Scheduling, place
 from tests.servers import REDIS_DATABASES, CannotStart, Servers
 
 STORE = "GATEHOUSE_TEST_STORE"
@@ -96,6 +98,11 @@ def _remove(directory: Path, owner: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
+
 # ── what this machine lacks is said, never hidden ──
 
 
@@ -121,6 +128,7 @@ LACKING = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=place)
     for marker, (find, why) in LACKING.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and find() is None:
