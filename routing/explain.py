@@ -99,7 +99,7 @@ class Health:
 
     state: of the breaker, or "draining". seconds: until a call may go there again, 0 when it may. share: of the calls
     of its model in the last hour; meant: what its weight says it should be, within its priority. errors and calls: by
-    span ("5m", "1h", "24h"); errors by kind. last_failure: of this process.
+    span ("5m", "1h", "24h", each up to five minutes longer); errors by kind. last_failure: of this process.
     """
 
     deployment_id: str

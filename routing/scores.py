@@ -122,7 +122,7 @@ class Tally:
     Field names: an outcome ("ok", "timeout", ...), or "first:" and "total:" with a place in BOUNDS_MS.
     """
 
-    WIDTH, KEPT, DETAILED = 300, 288, 12
+    WIDTH, KEPT, DETAILED = 300, 289, 13  # one slot more than a day and an hour have: the oldest is half over
 
     __slots__ = ("_last", "fresh", "known", "unread")
 
@@ -142,8 +142,8 @@ class Tally:
             counts[name] = counts.get(name, 0) + 1
 
     def since(self, unix: float, seconds: float) -> dict[str, int]:
-        """Everything of the last `seconds`, rounded up to whole slots."""
-        first = int(unix - seconds) // self.WIDTH + 1
+        """Everything of the last `seconds`, rounded up to whole slots: never less than was asked for."""
+        first = int(unix - seconds) // self.WIDTH
         sums: dict[str, int] = {}
         for slots in (self.known, self.fresh):
             for slot, counts in list(slots.items()):  # copied: the health page reads from another thread

@@ -200,9 +200,16 @@ def test_a_day_of_outcomes_and_an_hour_of_times_are_kept() -> None:
     for minute in range(0, 26 * 60, 5):
         tally.add(minute * 60.0, "ok", "total:7")
     now = 26 * 3600.0 - 1
-    assert tally.since(now, 300)["ok"] == 1
-    assert tally.since(now, 3600) == {"ok": 12, "total:7": 12}
-    assert tally.since(now, 86400) == {"ok": 288, "total:7": 12}
+    assert tally.since(now, 299)["ok"] == 1
+    assert tally.since(now, 3600) == {"ok": 13, "total:7": 13}
+    assert tally.since(now, 86400) == {"ok": 289, "total:7": 13}
+
+
+def test_what_happened_seconds_ago_still_counts_when_a_slot_has_just_begun() -> None:
+    tally = Tally()
+    tally.add(Tally.WIDTH - 1.0, "ok")
+    assert tally.since(Tally.WIDTH + 1.0, 300) == {"ok": 1}
+    assert tally.since(2.0 * Tally.WIDTH + 1.0, 300) == {}
 
 
 def test_percentiles_come_from_the_histogram() -> None:
