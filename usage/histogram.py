@@ -13,6 +13,11 @@ BOUNDS_MS = (
 SIZE = len(BOUNDS_MS) + 1
 
 
+def columns(of: str) -> tuple[str, ...]:
+    """The names of the columns that hold the counts of "ttft" or "total", in the order of the bounds."""
+    return tuple([f"{of}_{slot:02}" for slot in range(SIZE)])
+
+
 def slot(milliseconds: int) -> int:
     """The bucket of one value: values up to and including a bound belong to it."""
     return bisect_left(BOUNDS_MS, milliseconds)

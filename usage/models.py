@@ -10,6 +10,7 @@ from typing import ClassVar
 from django.db import models
 
 from lib.ids import uuid7
+from usage import histogram
 
 
 class RequestRecord(models.Model):
@@ -74,8 +75,10 @@ class RequestRecord(models.Model):
 class UsageBucket(models.Model):
     """Sums over one span of time for one combination of names. Outlives the raw records.
 
-    width: seconds, 60 (kept a few days), 900 or 86,400 (kept for good); every reader filters by it. start: UTC, a multiple of width.
-    ttft_histogram, total_histogram: counts per bound of histogram.BOUNDS_MS, so that percentiles can be merged.
+    width: seconds, 60 (kept a few days), 900 or 86,400 (kept for good); every reader filters by it, and on PostgreSQL
+    each has a partition of its own. start: UTC, a multiple of width.
+    ttft_00 to ttft_25, total_00 to total_25: counts per bound of histogram.BOUNDS_MS, so that percentiles can be added up
+    (a column each, because a database sums columns many times faster than what lies inside JSON). NULL is none.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -109,8 +112,6 @@ class UsageBucket(models.Model):
     total_ms = models.BigIntegerField(default=0)
     ttft_ms = models.BigIntegerField(default=0)
     ttft_count = models.BigIntegerField(default=0)
-    ttft_histogram = models.JSONField(default=list)
-    total_histogram = models.JSONField(default=list)
 
     class Meta:
         constraints: ClassVar[list[models.BaseConstraint]] = [
@@ -128,6 +129,18 @@ class UsageBucket(models.Model):
 
     def __str__(self) -> str:
         return f"{self.start} {self.key} {self.model}"
+
+    @property
+    def ttft_histogram(self) -> list[int]:
+        return [getattr(self, name) or 0 for name in histogram.columns("ttft")]
+
+    @property
+    def total_histogram(self) -> list[int]:
+        return [getattr(self, name) or 0 for name in histogram.columns("total")]
+
+
+for _name in (*histogram.columns("ttft"), *histogram.columns("total")):
+    UsageBucket.add_to_class(_name, models.IntegerField(null=True))
 
 
 class PriceOverride(models.Model):

@@ -17,7 +17,7 @@ from typing import Any
 
 from django.db import connection
 
-from lib import json, metrics
+from lib import metrics
 from usage import histogram
 from usage.records import AT, Row
 
@@ -28,8 +28,8 @@ KEY = ("organization_id", "team_id", "key_id", "model", "deployment_id", "action
 NAMES = ("organization", "team", "key", "owner", "deployment", "backend")  # of the id beside them; the newest holds
 TOKENS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "tool_use_tokens", "output_tokens", "thoughts_tokens")
 SUMS = ("requests", "streams", "unpriced", "estimated", *TOKENS, "cost_nano", "total_ms", "ttft_ms", "ttft_count")
-HISTOGRAMS = ("ttft_histogram", "total_histogram")
-COLUMNS = ("width", "start", *KEY, *NAMES, *SUMS, *HISTOGRAMS)
+COUNTS = (*histogram.columns("ttft"), *histogram.columns("total"))
+COLUMNS = ("width", "start", *KEY, *NAMES, *SUMS, *COUNTS)
 _ONCE = ", ".join(f'"{name}"' for name in ("width", "start", *KEY))
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
@@ -133,14 +133,14 @@ def upsert(buckets: dict[BucketKey, Bucket]) -> None:
             with connection.wrap_database_errors, cursor.copy(f"COPY usage_bucket_batch ({_NAMES}) FROM STDIN") as copy:
                 for each in values:
                     copy.write_row(each)
-            cursor.execute(_statement("postgresql", f"SELECT {_NAMES} FROM usage_bucket_batch ORDER BY {_ONCE}"))
+            cursor.execute(_statement(f"SELECT {_NAMES} FROM usage_bucket_batch ORDER BY {_ONCE}"))
         else:
-            cursor.executemany(_statement("sqlite", f"VALUES ({', '.join(['%s'] * len(COLUMNS))})"), values)
+            cursor.executemany(_statement(f"VALUES ({', '.join(['%s'] * len(COLUMNS))})"), values)
 
 
 def _values(key: BucketKey, bucket: Bucket) -> tuple[Any, ...]:
-    histograms = (json.dumps(bucket.ttft).decode(), json.dumps(bucket.total).decode())
-    return (key[0], _start(key), *key[2:], *bucket.names, *bucket.sums, *histograms)
+    counts = [count or None for count in (*bucket.ttft, *bucket.total)]
+    return (key[0], _start(key), *key[2:], *bucket.names, *bucket.sums, *counts)
 
 
 def _start(key: BucketKey) -> Any:
@@ -148,29 +148,21 @@ def _start(key: BucketKey) -> Any:
     return start if connection.vendor == "postgresql" else start.replace(tzinfo=None).isoformat(" ")
 
 
-# The sum of two JSON arrays, `{}` standing for the column.
-_ADDED = {
-    "postgresql": (
-        "(SELECT jsonb_agg(COALESCE(a::bigint, 0) + COALESCE(b::bigint, 0) ORDER BY at) FROM ROWS FROM ("
-        'jsonb_array_elements_text(usage_usagebucket."{}"), jsonb_array_elements_text(EXCLUDED."{}"))'
-        " WITH ORDINALITY AS both_of(a, b, at))"
-    ),
-    "sqlite": (
-        "(SELECT json_group_array(value + COALESCE(json_extract(usage_usagebucket.\"{}\", '$[' || key || ']'), 0))"
-        ' FROM json_each(EXCLUDED."{}"))'
-    ),
-}
-
-
 @cache
-def _statement(vendor: str, source: str) -> str:
+def _statement(source: str) -> str:
     news = [f'"{name}" = EXCLUDED."{name}"' for name in NAMES]
     sums = [f'"{name}" = usage_usagebucket."{name}" + EXCLUDED."{name}"' for name in SUMS]
-    merged = [f'"{name}" = {_ADDED[vendor].replace("{}", name)}' for name in HISTOGRAMS]
+    counts = [f'"{name}" = {_added(name)}' for name in COUNTS]
     return (
         f"INSERT INTO usage_usagebucket ({_NAMES}) {source}"
-        f" ON CONFLICT ({_ONCE}) DO UPDATE SET {', '.join([*news, *sums, *merged])}"
+        f" ON CONFLICT ({_ONCE}) DO UPDATE SET {', '.join([*news, *sums, *counts])}"
     )
+
+
+def _added(count: str) -> str:
+    """Two counts of which NULL is none."""
+    mine, more = f'usage_usagebucket."{count}"', f'EXCLUDED."{count}"'
+    return f"COALESCE({mine} + {more}, {mine}, {more})"
 
 
 def adjust(changes: dict[BucketKey, tuple[int, int]]) -> None:

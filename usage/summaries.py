@@ -16,9 +16,8 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db.models import Aggregate, BigIntegerField, Count, Max, Q, Sum
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast, Coalesce, Trunc
+from django.db.models import Aggregate, Count, Max, Q, Sum
+from django.db.models.functions import Coalesce, Trunc
 
 from usage import histogram
 from usage.models import UsageBucket
@@ -153,12 +152,12 @@ def following(at: datetime, step: Step) -> datetime:
 Piece = tuple[int, int, int]  # width, from, to (Unix seconds)
 
 
-def pieces(start: int, end: int, minutes_from: int, widest: int = DAY) -> Iterator[Piece]:
+def pieces(start: int, end: int, minutes_from: int) -> Iterator[Piece]:
     """[start, end) in Unix seconds as rows of days, quarters and minutes. What lies between two minutes (or quarters,
     where minutes are gone) is rounded outward."""
     fine = MINUTE if start >= minutes_from else QUARTER
     start, end = start - start % fine, -(-end // fine) * fine
-    yield from _pieces(start, end, [width for width in (DAY, QUARTER, MINUTE) if fine <= width <= widest])
+    yield from _pieces(start, end, [width for width in (DAY, QUARTER, MINUTE) if fine <= width])
 
 
 def _pieces(start: int, end: int, widths: list[int]) -> Iterator[Piece]:
@@ -176,7 +175,7 @@ def _pieces(start: int, end: int, widths: list[int]) -> Iterator[Piece]:
 
 
 def _rows(
-    period: Period, filters: Filters, step: Step | None = None, widest: int = DAY
+    period: Period, filters: Filters, step: Step | None = None
 ) -> Any:  # a QuerySet of UsageBucket; what is added to it has no static type
     """The buckets that make up the period. With a step, no bucket reaches over the edge of one."""
     minutes_from = int((datetime.now(UTC) - timedelta(days=settings.GATEHOUSE.minute_retention_days)).timestamp())
@@ -188,7 +187,7 @@ def _rows(
         minutes_from = cuts[0]
     merged: list[list[int]] = []
     for start, end in pairwise(cuts):
-        for width, low, high in pieces(start, end, minutes_from, widest):
+        for width, low, high in pieces(start, end, minutes_from):
             if merged and merged[-1][0] == width and low <= merged[-1][2]:
                 merged[-1][2] = max(high, merged[-1][2])
             else:
@@ -246,27 +245,24 @@ METRICS: dict[str, Mapping[str, Any]] = {
     "average_ttft_ms": {"value": _sum("ttft_ms"), "of": _sum("ttft_count")},
 }
 PERCENTILES: dict[str, tuple[str, float]] = {
-    "p50_ms": ("total_histogram", 0.50),
-    "p95_ms": ("total_histogram", 0.95),
-    "p99_ms": ("total_histogram", 0.99),
-    "p50_ttft_ms": ("ttft_histogram", 0.50),
-    "p95_ttft_ms": ("ttft_histogram", 0.95),
-    "p99_ttft_ms": ("ttft_histogram", 0.99),
+    "p50_ms": ("total", 0.50),
+    "p95_ms": ("total", 0.95),
+    "p99_ms": ("total", 0.99),
+    "p50_ttft_ms": ("ttft", 0.50),
+    "p95_ttft_ms": ("ttft", 0.95),
+    "p99_ttft_ms": ("ttft", 0.99),
 }
 ADDITIVE = frozenset(METRICS) - {"average_ms", "average_ttft_ms"}  # may be summed up, stacked and compared as shares
 METRIC_NAMES = (*METRICS, *PERCENTILES)
 
 
-def _counts(column: str) -> dict[str, Aggregate]:
-    """A histogram column, slot by slot, so that the database adds it up."""
-    return {
-        f"{column}_{slot}": Sum(Cast(KeyTextTransform(str(slot), column), BigIntegerField()))
-        for slot in range(histogram.SIZE)
-    }
+def _counts(of: str) -> dict[str, Aggregate]:
+    """The histogram of "ttft" or "total", count by count."""
+    return {f"sum_of_{name}": Sum(name) for name in histogram.columns(of)}
 
 
-def _histogram(row: Mapping[str, Any], column: str) -> list[int]:
-    return [row[f"{column}_{slot}"] or 0 for slot in range(histogram.SIZE)]
+def _histogram(row: Mapping[str, Any], of: str) -> list[int]:
+    return [row[f"sum_of_{name}"] or 0 for name in histogram.columns(of)]
 
 
 def _aggregates(metric: str) -> Mapping[str, Any]:
@@ -351,9 +347,9 @@ def totals(period: Period, filters: Filters) -> Totals:
         n_spend=_sum("cost_nano"),
         n_unpriced=_sum("unpriced"),
         n_active_keys=Count("key_id", distinct=True),
-        **_counts("ttft_histogram"),
+        **_counts("ttft"),
     )
-    ttft = _histogram(found, "ttft_histogram")
+    ttft = _histogram(found, "ttft")
     return Totals(**_plain(found), ttft_p50=histogram.percentile(ttft, 0.5), ttft_p95=histogram.percentile(ttft, 0.95))
 
 
@@ -540,13 +536,13 @@ def outcomes(period: Period, filters: Filters, step: Step = "day") -> Outcomes:
         _rows(period, filters, step)
         .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
         .values("at")
-        .annotate(**_OUTCOMES, **_counts("ttft_histogram"))
+        .annotate(**_OUTCOMES, **_counts("ttft"))
         .order_by()
     )
     by_time = {row["at"].timestamp(): row for row in rows}
     steps = period.steps(step)
     found = [by_time.get(at.timestamp()) for at in steps]
-    ttft = [_histogram(row, "ttft_histogram") if row else [] for row in found]
+    ttft = [_histogram(row, "ttft") if row else [] for row in found]
 
     def counted(name: str) -> list[int]:
         return [row[f"n_{name}"] if row else 0 for row in found]
@@ -607,17 +603,40 @@ class ErrorGroup:
 
 def recent_errors(period: Period, filters: Filters, limit: int = 10) -> list[ErrorGroup]:
     """What failed (rate limits included), grouped by status, model and deployment, the most frequent first."""
-    rows = (
-        _rows(period, filters, widest=QUARTER)  # days would not tell when
+    rows = list(
+        _rows(period, filters)
         .exclude(OK | CANCELLED)
         .values("status", "model", "deployment_id")
-        .annotate(n_deployment=Max("deployment"), n_requests=_sum("requests"), n_last=Max("start"))
-        .order_by("-n_requests", "-n_last")[:limit]
+        .annotate(
+            n_deployment=Max("deployment"),
+            n_requests=_sum("requests"),
+            n_last=Max("start"),
+            day=Max("start", filter=Q(width=DAY)),
+        )
+        .order_by("-n_requests", "-n_last", "status", "model", "deployment_id")[:limit]
     )
+    exact = _latest([row for row in rows if row["n_last"] == row["day"]], filters)
     return [
-        ErrorGroup(status=row["status"], model=row["model"], deployment_id=row["deployment_id"], **_plain(row))
+        ErrorGroup(
+            status=row["status"],
+            model=row["model"],
+            deployment_id=row["deployment_id"],
+            **_plain(row | {"n_last": exact.get((row["status"], row["model"], row["deployment_id"]), row["n_last"])}),
+        )
         for row in rows
     ]
+
+
+def _latest(groups: Sequence[Mapping[str, Any]], filters: Filters) -> dict[tuple[str, str, str], datetime]:
+    """The latest quarter of an hour of groups of which only the day is known: (status, model, deployment id) to start."""
+    names = ("status", "model", "deployment_id")
+    where = Q(pk__in=[])
+    for row in groups:
+        same = {name: row[name] for name in names}
+        where |= Q(start__gte=row["day"], start__lt=row["day"] + timedelta(seconds=DAY), **same)
+    quarters = UsageBucket.objects.filter(where & filters.condition, width=QUARTER)
+    found = quarters.values(*names).annotate(last=Max("start")).order_by() if groups else ()
+    return {(row["status"], row["model"], row["deployment_id"]): row["last"] for row in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -663,8 +682,8 @@ def deployments(period: Period, filters: Filters) -> list[DeploymentUsage]:
             n_spend=_sum("cost_nano"),
             n_last_ok=Max("start", filter=OK),
             n_last_failed=Max("start", filter=FAILED),
-            **_counts("ttft_histogram"),
-            **_counts("total_histogram"),
+            **_counts("ttft"),
+            **_counts("total"),
         )
         .order_by("-n_requests", "deployment_id")
     )
@@ -673,7 +692,7 @@ def deployments(period: Period, filters: Filters) -> list[DeploymentUsage]:
 
 
 def _deployment(row: Mapping[str, Any], share: float) -> DeploymentUsage:
-    ttft, total = _histogram(row, "ttft_histogram"), _histogram(row, "total_histogram")
+    ttft, total = _histogram(row, "ttft"), _histogram(row, "total")
     return DeploymentUsage(
         id=row["deployment_id"],
         share=share,

@@ -182,6 +182,17 @@ def test_errors_are_grouped_and_counted(events: list[UsageEvent]) -> None:
     assert {group.status for group in found} == {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 
 
+def test_the_latest_error_is_told_to_the_quarter_of_an_hour(events: list[UsageEvent]) -> None:
+    latest: dict[tuple[str, str, str], int] = {}
+    for each in events:
+        key = (each.status, each.model, each.deployment_id)
+        latest[key] = max(latest.get(key, 0), each.started_ms // 900_000 * 900)
+    found = summaries.recent_errors(PERIODS[0], EVERYTHING, limit=100)
+    assert found
+    for group in found:
+        assert group.last.timestamp() == latest[(group.status, group.model, group.deployment_id)]
+
+
 def test_deployments_share_all_calls(events: list[UsageEvent]) -> None:
     found = summaries.deployments(PERIODS[0], EVERYTHING)
     assert sum(each.requests for each in found) == 600
