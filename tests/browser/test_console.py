@@ -38,6 +38,8 @@ PAGES = (
     "/admin/simulator/?key={keys.virtualkey}&model=acme-model",
     "/admin/losses/",
     "/admin/losses/?deployment={routing.deployment}&sample=tools",
+    "/admin/losses/?kept={usage.storedbody}",
+    "/admin/usage/storedbody/{usage.storedbody}/",
     "/admin/playground/",
     "/admin/audit/",
     "/admin/audit/?q=nothing-like-it",
