@@ -51,6 +51,10 @@ class Asked:
         days = {"first": self.first, "last": self.last} if self.range == "custom" else {}
         return {"range": self.range, **days, **self.values}
 
+    def query(self, **changed: str) -> str:
+        """This state as a query string, with some changed; "" takes one away."""
+        return urlencode({name: value for name, value in {**self.pairs(), **changed}.items() if value})
+
     def requests(
         self, start: datetime | None = None, end: datetime | None = None, more: Mapping[str, str] | None = None
     ) -> str:

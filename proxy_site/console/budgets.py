@@ -35,6 +35,7 @@ STATES = [("", "All"), ("close", "80 % and more"), ("reached", "Reached")]
 class Standing:
     """One limit now. used, held: in the limit's unit, None when the counters cannot be read. link: its subject."""
 
+    id: str
     rule: LimitRule
     subject: str
     subject_kind: str
@@ -162,6 +163,7 @@ def standing(
     page = {"key": "admin:key_page", "team": "admin:keys_team_change", "organization": "admin:keys_organization_change"}
     ends = windows.span(rule.period, now, organization.time_zone).ends if rule.metric != "concurrent" else None
     return Standing(
+        id=str(row.pk),
         rule=rule,
         subject=subject.name,
         subject_kind=kind,

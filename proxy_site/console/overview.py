@@ -2,80 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import Any
 
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
 
-from keys.models import AuditEvent, VirtualKey
+from keys.models import AuditEvent, Limit, VirtualKey
 from keys.principal import Principal, principal_of
+from proxy_site.console import asked, budgets, key_choice
+from proxy_site.console.asked import Asked
+from proxy_site.console.explorer import STEP_LABELS, teams
 from routing.models import Connection, Deployment
 from usage import figures, summaries
-from usage.models import RequestRecord
+from usage.admin import choices_of
+from usage.models import LimitEvent, RequestRecord
 from usage.summaries import Filters, Overview, Period, Step
 
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A span, the step it is charted by, and how a step is written."""
-
-    name: str
-    span: timedelta
-    step: Step
-    label: str
-
-
-RANGES = {
-    each.name: each
-    for each in (
-        Range("1h", timedelta(hours=1), "minute", "%H:%M"),
-        Range("24h", timedelta(hours=24), "hour", "%H:%M"),
-        Range("7d", timedelta(days=7), "day", "%a %d"),
-        Range("30d", timedelta(days=30), "day", "%d %b"),
-    )
-}
+SPLITS = {"model": "model", "team": "team", "key": "key", "deployment": "deployment"}  # of the spend chart
+BEFORE = {"1h": "the hour before", "24h": "the day before", "7d": "the 7 days before", "30d": "the 30 days before"}
+REFRESHES = [("", "off"), ("10", "10 s"), ("60", "60 s")]
+LATEST = 1000  # calls whose words are read for the table of errors
+MOST_LIMITS, SHOWN = 100, 6
 
 
 def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
     principal = principal_of(request)
-    chosen = RANGES.get(request.GET.get("range", ""), RANGES["7d"])
-    now = timezone.now()
-    period, filters = Period(now - chosen.span, now), seen_by(principal)
-    overview = summaries.overview(period, filters)
+    found = asked.read(request.GET, asked.zone_of(principal))
+    filters, split = found.filters(principal), request.GET.get("split", "")
+    split = split if split in SPLITS else "model"
+    refresh = request.GET.get("refresh", "") if request.GET.get("refresh") in dict(REFRESHES) else ""
+    state = {"split": "" if split == "model" else split, "refresh": refresh}
+    overview = summaries.overview(found.period, filters)
     context |= {
         "title": "Overview",
-        "range": chosen.name,
-        "ranges": list(RANGES),
-        "cards": cards(overview, principal, chosen.name),
-        "charts": charts(period, filters, chosen),
-        "top_keys": top_keys(period, filters),
-        "errors": summaries.recent_errors(period, filters, limit=6),
-        "deployments": deployments(period, filters, principal),
+        "asked": found,
+        "zone": str(found.period.zone),
+        "ranges": [
+            (name, asked.RANGE_LABELS.get(name, name), found.query(range=name, first="", last="", **state))
+            for name in asked.RANGES
+            if name != "custom"
+        ],
+        "splits": [(name, found.query(**{**state, "split": name})) for name in SPLITS],
+        "split": split,
+        "refresh": refresh,
+        "refreshes": REFRESHES,
+        "chips": [
+            {"label": name.capitalize(), "text": value, "without": found.query(**{**state, name: ""})}
+            for name, value in found.values.items()
+            if name not in ("organization", "team", "model")
+        ],
+        "choices": {**choices_of(principal), "teams": teams(principal)},
+        "cards": cards(overview, principal, found),
+        "charts": charts(found, filters, split),
+        "explorer": f"{reverse('admin:explorer')}?{found.query(group=split)}",
+        "top_keys": top_keys(found, filters),
+        "errors": errors(found, filters, principal),
+        "deployments": deployments(found, filters, principal),
+        "budgets": near(principal),
         "steps": first_steps(principal, called=bool(overview.now.requests)),
     }
     return TemplateResponse(request, "gatehouse/overview.html", context)
 
 
-def seen_by(principal: Principal) -> Filters:
-    """The usage this person may see, as a restriction on roll-ups."""
-    return Filters(organizations=None, within=principal.condition("usage.usagebucket"))
-
-
-def cards(overview: Overview, principal: Principal, range_name: str) -> list[dict[str, str]]:
+def cards(overview: Overview, principal: Principal, found: Asked) -> list[dict[str, str]]:
     """Every card leads to the requests behind it."""
-    now = overview.now
-    requests = f"{reverse('admin:usage_requestrecord_changelist')}?range={range_name}"
+    now, requests = overview.now, found.requests()
     keys = principal.scope(VirtualKey.objects.filter(state=VirtualKey.State.ACTIVE)).count()
-    unpriced = f"{figures.compact(now.unpriced)} calls without a price" if now.unpriced else change(overview, "spend")
+    unpriced = f"{figures.compact(now.unpriced)} calls without a price" if now.unpriced else ""
     tokens = f"{figures.compact(now.input_tokens)} in, {figures.compact(now.output_tokens)} out"
     cached = figures.percent(now.cached_tokens, now.input_tokens)
     return [
-        card("Spend", figures.dollars(now.spend), requests, unpriced, unit="USD"),
-        card("Requests", figures.compact(now.requests), requests, change(overview, "requests")),
+        card("Spend", figures.dollars(now.spend), requests, unpriced or change(overview, "spend", found), unit="USD"),
+        card("Requests", figures.compact(now.requests), requests, change(overview, "requests", found)),
         card("Tokens", figures.compact(now.input_tokens + now.output_tokens), requests, f"{tokens}; {cached} cached"),
         card(
             "Success",
@@ -103,22 +103,29 @@ def card(label: str, figure: str, link: str, note: str, *, unit: str = "") -> di
     return {"label": label, "figure": figure, "unit": unit, "note": note, "link": link}
 
 
-def change(overview: Overview, name: str) -> str:
+def change(overview: Overview, name: str, found: Asked) -> str:
     """Against the period before, in words."""
+    before = BEFORE.get(found.range, "as long before")
     grown = overview.change(name)
     if grown is None:
-        return "nothing in the period before"
-    return f"{grown:+.0%} against the period before" if abs(grown) < 10 else "over ten times the period before"
+        return f"nothing in {before}" if found.range in BEFORE else ""
+    if abs(grown) >= 10:
+        return f"over ten times {before}"
+    return f"{'↑' if grown > 0 else '↓'} {abs(grown):.0%} on {before}".replace("%", " %")
 
 
-def charts(period: Period, filters: Filters, chosen: Range) -> dict[str, Any]:
-    """Labels, and three charts whose lists are as long as the labels."""
-    spend = summaries.series(period, filters, "spend", by="model", step=chosen.step, top=6)
-    outcomes = summaries.outcomes(period, filters, chosen.step)
+def charts(found: Asked, filters: Filters, split: str) -> dict[str, Any]:
+    """Labels, three charts whose lists are as long as the labels, and where a click on each step leads."""
+    step = asked.step_for(found.period, "")
+    period = whole(found.period, step)
+    spend = summaries.series(period, filters, "spend", by=split, step=step, top=6)
+    outcomes = summaries.outcomes(period, filters, step)
+    ends = [summaries.following(at, step) for at in spend.steps]
     return {
-        "labels": [at.strftime(chosen.label) for at in spend.steps],
+        "labels": [at.strftime(STEP_LABELS[step]) for at in spend.steps],
+        "links": [found.requests(at, end) for at, end in zip(spend.steps, ends, strict=True)],
         "spend": [
-            {"label": line.name or "no model", "data": [(value or 0) / 1e9 for value in line.values]}
+            {"label": line.name or f"no {split}", "data": [(value or 0) / 1e9 for value in line.values]}
             for line in spend.lines
         ],
         "requests": [
@@ -131,21 +138,83 @@ def charts(period: Period, filters: Filters, chosen: Range) -> dict[str, Any]:
     }
 
 
-def top_keys(period: Period, filters: Filters) -> list[dict[str, Any]]:
-    rows = summaries.top_keys(period, filters, limit=8)
-    most = max((row.spend for row in rows), default=0) or 1
-    return [{"row": row, "share": round(100 * row.spend / most)} for row in rows]
+def whole(period: Period, step: Step) -> Period:
+    """Without the part of a step it begins with, which would look like a slump."""
+    steps = period.steps(step)
+    cut = steps[0] < period.start and len(steps) > 2
+    return Period(steps[1] if cut else period.start, period.end, period.zone)
 
 
-def deployments(period: Period, filters: Filters, principal: Principal) -> list[dict[str, Any]]:
-    """Those this person manages: busy ones first, then those nobody called."""
-    used = {row.id: row for row in summaries.deployments(period, filters)}
-    rows = principal.scope(Deployment.objects.select_related("model", "connection"))[:200]
-    found = [
-        {"row": row, "usage": used.get(str(row.pk)), "state": state_of(row, used.get(str(row.pk)))} for row in rows
+def top_keys(found: Asked, filters: Filters) -> list[dict[str, Any]]:
+    """With the budget that is closest to its end, of those the key has itself."""
+    rows = summaries.top_keys(found.period, filters, limit=8)
+    known = {row.id for row in rows if key_choice.parsed(row.id)}
+    own = Limit.objects.filter(key__in=known, metric=Limit.Metric.SPEND)
+    spent = {each.id: each for each in budgets.standings(own)} if rows else {}
+    closest: dict[str, budgets.Standing] = {}
+    for limit_id, key_id in own.values_list("pk", "key_id"):
+        standing = spent.get(str(limit_id))
+        if standing and (str(key_id) not in closest or standing.percent > closest[str(key_id)].percent):
+            closest[str(key_id)] = standing
+    return [
+        {
+            "row": row,
+            "page": reverse("admin:key_page", args=[row.id]) if row.id in known else "",
+            "budget": closest.get(row.id),
+            "requests": found.requests(more={"key": row.id}),
+        }
+        for row in rows
     ]
-    found.sort(key=lambda each: -(each["usage"].requests if each["usage"] else 0))  # type: ignore[union-attr]  # just made
-    return found[:8]
+
+
+def near(principal: Principal) -> list[budgets.Standing]:
+    """Budgets and limits of whole periods that are nearly or fully used, the closest first."""
+    if not principal.may("view", Limit):
+        return []
+    told = principal.scope(LimitEvent.objects.order_by("-id")).values_list("limit_id", flat=True)[:MOST_LIMITS]
+    rows = principal.scope(Limit.objects.filter(pk__in=set(told)))
+    found = [each for each in budgets.standings(rows) if each.percent >= budgets.CLOSE and each.resets]
+    return sorted(found, key=lambda each: -each.percent)[:SHOWN]
+
+
+def errors(found: Asked, filters: Filters, principal: Principal) -> list[dict[str, Any]]:
+    """What failed, the most frequent first, with the words of the latest where it is among the latest calls."""
+    groups = summaries.recent_errors(found.period, filters, limit=SHOWN)
+    words = latest_words(principal) if groups else {}
+    return [
+        {
+            "group": each,
+            "words": words.get((each.status, each.model, each.deployment_id), ""),
+            "requests": found.requests(
+                more={"status": each.status, "model": each.model, "deployment": each.deployment_id}
+            ),
+        }
+        for each in groups
+    ]
+
+
+def latest_words(principal: Principal) -> dict[tuple[str, str, str], str]:
+    """(status, model, deployment id): what the latest call that ended so was told."""
+    latest = principal.scope(RequestRecord.objects.order_by("-pk")).values("pk")[:LATEST]
+    failed = RequestRecord.objects.filter(pk__in=list(latest.values_list("pk", flat=True)), http_status__gte=400)
+    rows = failed.order_by("pk").values_list("status", "model", "deployment_id", "error")
+    return {(status, model, deployment): error for status, model, deployment, error in rows if error}
+
+
+def deployments(found: Asked, filters: Filters, principal: Principal) -> list[dict[str, Any]]:
+    """Those this person manages: busy ones first, then those nobody called."""
+    used = {row.id: row for row in summaries.deployments(found.period, filters)}
+    rows = principal.scope(Deployment.objects.select_related("model", "connection"))[:200]
+    listed: Sequence[dict[str, Any]] = [
+        {
+            "row": row,
+            "usage": used.get(str(row.pk)),
+            "state": state_of(row, used.get(str(row.pk))),
+            "requests": found.requests(more={"deployment": str(row.pk)}),
+        }
+        for row in rows
+    ]
+    return sorted(listed, key=lambda each: -(each["usage"].requests if each["usage"] else 0))[:8]
 
 
 def state_of(row: Deployment, used: summaries.DeploymentUsage | None) -> str:

@@ -1,6 +1,11 @@
 // Parts of a page that keep themselves fresh: data-refresh is the seconds between two looks at `?part=1`.
 // A part with an open answer, or one that is being typed into, waits.
 
+// data-reload: the whole page, for figures that come with their charts.
+const reload = document.querySelector("[data-reload]")?.dataset.reload;
+const later = () => setTimeout(() => (document.hidden || document.activeElement?.matches("input, select") ? later() : location.reload()), Number(reload) * 1000);
+if (reload) later();
+
 for (const part of document.querySelectorAll("[data-refresh]")) {
   const seconds = Number(part.dataset.refresh);
   const said = document.querySelector("[data-refreshed]");
