@@ -102,7 +102,7 @@ class KeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the
 
 
 class NewKeyForm(KeyForm):
-    """Three fields make a key: a name, whose it is, and what it may use."""
+    """Three fields make a key: a name, whose it is, and the limits it starts with. The rest has sensible values."""
 
     belongs_to = forms.ChoiceField(label="Belongs to", widget=UnfoldAdminSelectWidget)
     preset = forms.ChoiceField(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -49,11 +49,21 @@ class RotateForm(StepForm):
     def words(self) -> str:
         return (
             "The key gets a new secret, shown once on the next page. Spend, limits and history stay with the key. "
-            "The old secret goes on working until the time you choose."
+            f"The old secret goes on working until the time you choose. {self.last_used()}"
         )
+
+    def last_used(self) -> str:
+        """When each secret that works was used last: who still has to change over."""
+        live = self.key.secrets.filter(revoked_at=None).order_by("-created_at")
+        told = [f"{each.hint} was last used {used(each.last_used_at)}" for each in live]
+        return f"{'; '.join(told)}." if told else ""
 
     def do(self, request: HttpRequest) -> str:
         return issue.rotate(self.key, timedelta(hours=int(self.cleaned_data["grace"])), actor_of(request))
+
+
+def used(moment: datetime | None) -> str:
+    return f"on {moment:%Y-%m-%d at %H:%M} UTC" if moment else "never"
 
 
 class ToggleForm(StepForm):

@@ -15,11 +15,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.decorators import display
+from unfold.views import ChangeList
 
 from keys import audit, issue, once, presets
 from keys.admin_key_forms import KeyForm, NewKeyForm, free_name, places
 from keys.admin_key_steps import RevokeForm, RotateForm, StepForm, ToggleForm
-from keys.admin_limits import LimitInline
+from keys.admin_limits import FirstLimitsInline, LimitInline
 from keys.dates import ago
 from keys.models import KeySecret, User, VirtualKey
 from keys.principal import ADMIN, MEMBER
@@ -56,6 +57,13 @@ class SecretsInline(ScopedInline):
         return ago(row.valid_until)
 
 
+class KeyList(ChangeList):
+    """A name leads to the key's page; its settings are one click further."""
+
+    def url_for_result(self, result: Any) -> str:
+        return reverse("admin:key_page", args=[result.pk])
+
+
 class StateFilter(admin.SimpleListFilter):
     title = "state"
     parameter_name = "state"
@@ -86,14 +94,17 @@ class VirtualKeyAdmin(ScopedAdmin):
     search_help_text = "Name, the last characters of a secret, owner or team"
     ordering = ("-created_at",)
     actions = ("disable_selected", "enable_selected", "revoke_selected")
-    actions_row = ("use", "requests", "rotate", "clone", "toggle", "revoke")
-    actions_detail = ("use", "requests", "rotate", "clone", "toggle", "revoke")
+    actions_row = ("settings", "use", "requests", "rotate", "clone", "toggle", "revoke")
+    actions_detail = ("key_page", "rotate")
     more = (
         "owner", "expires_at", "denied_models", "scopes", "networks", "tags", "strict_fields", "log_bodies", "outage_policy",
     )  # fmt: skip
 
     class Media:
         js = (Script("gatehouse/key-form.js", type="module"),)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return KeyList
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).prefetch_related("secrets")
@@ -104,10 +115,14 @@ class VirtualKeyAdmin(ScopedAdmin):
         return type("BoundKeyForm", (made,), {"principal": self.principal(request)})
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        models = ("access", "allowed_models")
         if obj is None:
-            first: tuple[str, ...] = ("name", "belongs_to", "preset", "access", "allowed_models")
-        else:
-            first = ("name", "organization", "team", "access", "allowed_models")
+            rest = "More options: models, owner, expiry, networks and the rest"
+            return (
+                (None, {"fields": ("name", "belongs_to", "preset")}),
+                (rest, {"fields": (*models, *self.more), "classes": ("collapse",)}),
+            )
+        first = ("name", "organization", "team", *models)
         return ((None, {"fields": first}), ("More options", {"fields": self.more, "classes": ("collapse",)}))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -126,7 +141,7 @@ class VirtualKeyAdmin(ScopedAdmin):
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         if obj is None:
-            return (LimitInline,) if self._administers_somewhere(request) else ()
+            return (FirstLimitsInline,) if self._administers_somewhere(request) else ()
         return (LimitInline, SecretsInline)
 
     def choices_for(self, db_field: Any, request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:
@@ -235,6 +250,15 @@ class VirtualKeyAdmin(ScopedAdmin):
 
     # What can be done to one
 
+    @action(description="Settings", icon="settings", permissions=["change"])
+    def settings(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self.visible(request, object_id)
+        return HttpResponseRedirect(reverse("admin:keys_virtualkey_change", args=[key.pk]))
+
+    @action(description="Usage and limits", icon="monitoring", permissions=["view"], url_path="to-page")
+    def key_page(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return HttpResponseRedirect(reverse("admin:key_page", args=[self.visible(request, object_id).pk]))
+
     @action(description="How to use it", icon="integration_instructions", permissions=["view"])
     def use(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return HttpResponseRedirect(reverse("admin:key_secret", args=[self.visible(request, object_id).pk]))
@@ -266,14 +290,14 @@ class VirtualKeyAdmin(ScopedAdmin):
         key = self.visible(request, object_id, "change")
         if key.state == VirtualKey.State.REVOKED:
             messages.error(request, f"{key.name} is revoked for good. Make a new key instead.")
-            return HttpResponseRedirect(reverse("admin:keys_virtualkey_change", args=[key.pk]))
+            return HttpResponseRedirect(reverse("admin:key_page", args=[key.pk]))
         form = form_class(key, request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             name = form.title
             if secret := form.do(request):
                 return self._to_secret(request, key, secret)
             messages.success(request, f"{name}: done for {key.name}.")
-            return HttpResponseRedirect(reverse("admin:keys_virtualkey_changelist"))
+            return HttpResponseRedirect(reverse("admin:key_page", args=[key.pk]))
         context = {
             **self.admin_site.each_context(request),
             "title": form.title,

@@ -29,6 +29,7 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in t
         max_value=Decimal(10) ** 15,
         max_digits=19,
         widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "decimal", "class": "gh-number", "aria-label": "Amount"}),
+        help_text="USD for spend; else a whole number of requests, tokens or calls at once.",
     )
 
     def clean(self) -> dict[str, Any]:
@@ -59,3 +60,10 @@ class LimitInline(ScopedInline):
         if isinstance(obj, Organization):
             return False
         return principal.rank_over(obj.organization_id, getattr(obj, "team_id", None)) >= ADMIN
+
+
+class FirstLimitsInline(LimitInline):
+    """On the form of a new key: out of the way, because its preset has limits already."""
+
+    classes = ("collapse",)
+    verbose_name_plural = "limits beside those of the preset"

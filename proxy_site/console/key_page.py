@@ -119,9 +119,10 @@ def rules(key: VirtualKey) -> list[tuple[str, str, list[str]]]:
         if (key.allowed_models is None or any(policy.matches(each, name) for each in key.allowed_models))
         and not any(policy.matches(each, name) for each in key.denied_models)
     ]
-    patterns = "every model" if key.allowed_models is None else "these" if key.allowed_models else "no model"
+    matched = f"{len(allowed)} of {len(names)} models"
+    words = f"every model ({matched})" if key.allowed_models is None else matched if key.allowed_models else "no model"
     found = [
-        ("Models", f"{patterns}: {len(allowed)} of the {len(names)} there are now", key.allowed_models or []),
+        ("Models", words, key.allowed_models or []),
         ("Denied", "", key.denied_models),
         ("Actions", "" if key.scopes else "all", key.scopes or []),
         ("From", "" if key.networks else "anywhere", key.networks or []),
