@@ -92,6 +92,8 @@ class ConnectionForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only
         backend = BACKENDS[self.kind_of_form]
         if backend.base_url and "base_url" in self.fields:
             self.fields["base_url"].widget.attrs["placeholder"] = backend.base_url
+        if self.instance._state.adding and "base_url" in self.fields and (backend.base_url or backend.own_address):
+            self.fields["base_url"].help_text = backend.base_url_help or "Empty: the provider's own address."
 
     def clean_base_url(self) -> str:
         return str(self.cleaned_data["base_url"]).strip().rstrip("/")
@@ -503,10 +505,19 @@ class DeploymentAdmin(ScopedAdmin):
                     )
                 },
             ),
-            ("Limits of the upstream", {"fields": (("requests_per_minute", "tokens_per_minute", "max_parallel"),)}),
+            (
+                "What the provider allows: at most so much is sent there",
+                {
+                    "fields": (("requests_per_minute", "tokens_per_minute", "max_parallel"),),
+                    "classes": ("collapse",),
+                },
+            ),
             (
                 "Time-outs in seconds; empty takes the model's, then the server's",
-                {"fields": (("connect_timeout", "first_byte_timeout"), ("idle_timeout", "total_timeout"))},
+                {
+                    "fields": (("connect_timeout", "first_byte_timeout"), ("idle_timeout", "total_timeout")),
+                    "classes": ("collapse",),
+                },
             ),
             *more,
             ("More", {"fields": ("exact_token_count",), "classes": ("collapse",)}),
@@ -527,6 +538,10 @@ class DeploymentAdmin(ScopedAdmin):
             for name in (entry if isinstance(entry, tuple) else (entry,))
             if not name.startswith("option_")
         ]
+        kwargs["help_texts"] = {
+            "upstream_model": "What the provider calls it.",
+            "weight": "Its share among those of the same priority.",
+        }
         return super().get_form(request, obj, change, **kwargs)
 
     def choices_for(self, db_field: Any, request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:

@@ -9,8 +9,8 @@ from routing.backends.base import Action, Backend, CredentialField, Endpoint, Op
 PATHS: dict[Action, str] = {"generate": "chat/completions", "stream": "chat/completions", "embed": "embeddings"}
 
 ACCOUNT_OPTIONS = (
-    Option("organization", "Organization", "Sent as OpenAI-Organization."),
-    Option("project", "Project", "Sent as OpenAI-Project."),
+    Option("organization", "OpenAI organization", "Sent as OpenAI-Organization."),
+    Option("project", "OpenAI project", "Sent as OpenAI-Project."),
 )
 
 
