@@ -81,7 +81,8 @@ async def load(port: int, wire: bytes, *, in_flight: int, seconds: float, limit:
 
 @dataclass(frozen=True)
 class Told:
-    """One answer. status: 0 when there was none; whole: it came to its end without an error inside. Times in seconds."""
+    """One answer. status: 0 when there was none; whole: it came to its end without an error inside. Times in seconds.
+    id: what the gateway calls it (x-request-id)."""
 
     status: int
     whole: bool
@@ -89,6 +90,7 @@ class Told:
     first: float = 0.0  # until the first piece of the body
     seconds: float = 0.0
     body: bytes = b""
+    id: str = ""
 
 
 class Client:
@@ -121,12 +123,19 @@ class Client:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return Told(status, b'"error"' not in body, at, first - began, time.perf_counter() - began, body)
+        return Told(
+            status, b'"error"' not in body, at, first - began, time.perf_counter() - began, body, _request_id(head)
+        )
 
     def close(self) -> None:
         for _, writer in self._idle:
             writer.transport.abort()
         self._idle.clear()
+
+
+def _request_id(head: bytes) -> str:
+    _, found, rest = head.lower().partition(b"\r\nx-request-id: ")
+    return rest.split(b"\r\n", 1)[0].decode() if found else ""
 
 
 async def _pieces(reader: asyncio.StreamReader, head: bytes) -> AsyncIterator[bytes]:

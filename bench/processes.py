@@ -68,7 +68,10 @@ def process(
     out = log.open("ab") if log else subprocess.DEVNULL
     child = subprocess.Popen(line, cwd=ROOT, env={**os.environ, **(variables or {})}, stdout=out, stderr=out)
     try:
-        wait_for(port, child)
+        try:
+            wait_for(port, child)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {log.read_text()[-2000:] if log else ''}") from None
         yield child
     finally:
         if child.poll() is None:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 NOBODY = "nobody"  # PostgreSQL refuses to run as root
@@ -42,6 +43,70 @@ class CannotStart(Exception):
     """A server did not come up; the message says which, and what to do instead."""
 
 
+@dataclass
+class Server:
+    """One of them, to stop, to pause and to bring back, always on the same port. answers: does it, on that port?"""
+
+    name: str
+    command: list[str]
+    port: int
+    answers: Callable[[int], bool]
+    how: signal.Signals  # to stop it without waiting for its clients
+    log: Path
+    user: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> bool:
+        """Whether it answers now; a server that does not is gone again. It dies with the thread that started it."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                user=self.user,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for pytest, which then stops us in order
+                preexec_fn=lambda: _die_with_parent(self.how),
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self.answers(self.port):
+                return True
+            time.sleep(0.02)
+        self.stop(signal.SIGKILL)
+        return False
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.send_signal(how or self.how)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def pause(self) -> None:
+        """It takes connections, as the kernel does that, and never answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To it and to all below it: each backend of PostgreSQL is a process with a session of its own."""
+        assert self.process is not None
+        pids = [self.process.pid]
+        for pid in pids:
+            with suppress(OSError):
+                pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
 class Servers:
     """Both servers and their directory. `start()` once, `stop()` as often as one likes."""
 
@@ -49,7 +114,7 @@ class Servers:
         self.directory = Path(tempfile.mkdtemp(prefix="gatehouse-servers-"))
         self.directory.chmod(0o755)
         self._owner = os.getpid()
-        self._running: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
+        self.running: dict[str, Server] = {}  # by name: "PostgreSQL", "Valkey"
 
     def start(self, *, postgres: bool = True, redis: bool = True) -> tuple[str, str]:
         """The URLs of the database and of Redis; an empty one for what was not asked for. Raises CannotStart."""
@@ -62,15 +127,9 @@ class Servers:
     def stop(self) -> None:
         if os.getpid() != self._owner:  # a fork of the test process owns nothing
             return
-        for process, how in self._running:
-            process.send_signal(how)
-        for process, _ in self._running:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._running.clear()
+        for server in self.running.values():
+            server.stop()
+        self.running.clear()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # ── PostgreSQL ──
@@ -166,25 +225,10 @@ class Servers:
         log = self.directory / f"{name}.log"
         for _ in range(3):
             port = free_port()
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    command(port),
-                    user=user,
-                    cwd="/",
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C is for pytest, which then stops us in order
-                    preexec_fn=lambda: _die_with_parent(stop),
-                )
-            deadline = time.monotonic() + START_SECONDS
-            while process.poll() is None and time.monotonic() < deadline:
-                if answers(port):
-                    self._running.append((process, stop))
-                    return port
-                time.sleep(0.02)
-            process.kill()
-            process.wait()
+            server = Server(name, command(port), port, answers, stop, log, user)
+            if server.start():
+                self.running[name] = server
+                return port
         raise CannotStart(f"{name} did not start: {log.read_text(errors='replace')[-2000:].strip()}")
 
 

@@ -44,15 +44,16 @@ class Seen:
 
 
 async def storm(
-    port: int, key: str, models: Sequence[str], *, calls: int, parallel: int, seed: int, name: str = "storm"
+    port: int, keys: Sequence[str], models: Sequence[str], *, calls: int, parallel: int, seed: int, name: str = "storm"
 ) -> Seen:
-    """Every second call is a stream. Each client leaves after a random time, a few in the middle of their own request, and
+    """The keys' secrets by turns. Every second call is a stream. Each client leaves after a random time, a few in the middle of their own request, and
     every eighth hears its answer to the end."""
     chance, seen, gate = random.Random(seed), Seen(), asyncio.Semaphore(parallel)
 
     async def one(number: int) -> None:
         label = f"{name}-{number}"
         seen.labels.append(label)
+        key = keys[number % len(keys)]
         sent = wire(models[number % len(models)], key, label, stream=bool(number // len(models) % 2))
         async with gate:
             patience = 60.0 if number % 8 == 0 else chance.random() * LONGEST
@@ -150,14 +151,16 @@ def main() -> None:
             "organizations": [{"slug": "drill", "name": "Drill"}],
             "connections": [connection],
             "models": [{"name": "m", "deployments": [deployment]}],
-            "keys": [{"organization": "drill", "name": "drill"}],
+            # The ledger keeps a thousand labels of a key and day.
+            "keys": [{"organization": "drill", "name": f"drill-{number}"} for number in range(1 + given.calls // 500)],
         }
         with gateway(json.dumps(configuration)) as running:
-            key = running.keys["drill"]
+            keys = list(running.keys.values())
+            key = keys[0]
             asyncio.run(at_once(running.port, key, ["m"], given.parallel, "before"))
             before = figures(running.port, running.pid)
             seen = asyncio.run(
-                storm(running.port, key, ["m"], calls=given.calls, parallel=given.parallel, seed=given.seed)
+                storm(running.port, keys, ["m"], calls=given.calls, parallel=given.parallel, seed=given.seed)
             )
             settled = until(lambda: figures(running.port, running.pid).within(before))
             after = figures(running.port, running.pid)

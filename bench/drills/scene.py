@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from bench import upstream
 from bench.load import Told, request
-from bench.processes import free_port
+from bench.processes import Gateway, free_port, gateway, manage, process
+
+if TYPE_CHECKING:  # only the drills that start servers need the development requirements
+    from tests.servers import Servers
 
 ASK = json.dumps({"contents": [{"role": "user", "parts": [{"text": "What is a gatehouse for?"}]}]}).encode()
 
@@ -33,6 +37,7 @@ class Vendor:
         self.cut_every = self.break_every = 0
         self.answer = upstream.UNARY["gemini"]
         self.calls: list[float] = []
+        self.connections: set[Any] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -47,16 +52,19 @@ class Vendor:
             yield self
         finally:
             server.close()
+            await asyncio.sleep(0)  # connections that were just made
             for task in self._tasks:
                 task.cancel()
+            for transport in list(self.connections):
+                transport.abort()
 
-    def asked(self, transport: Any, path: str) -> None:
+    def asked(self, transport: Any, path: str, body: bytes) -> None:
         self.calls.append(time.monotonic())
-        task = asyncio.get_running_loop().create_task(self._answer(transport, "streamGenerateContent" in path))
+        task = asyncio.get_running_loop().create_task(self._answer(transport, "streamGenerateContent" in path, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, transport: Any, stream: bool) -> None:
+    async def _answer(self, transport: Any, stream: bool, body: bytes) -> None:
         number = len(self.calls)
         await asyncio.sleep(self.delay)
         if self.status != 200:
@@ -91,8 +99,15 @@ class _Connection(upstream.Connection):
     def __init__(self, vendor: Vendor) -> None:
         self.vendor = vendor
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.vendor.connections.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.vendor.connections.discard(self.transport)
+
     def answer(self, path: str, body: bytes) -> None:
-        self.vendor.asked(self.transport, path)
+        self.vendor.asked(self.transport, path, body)
 
 
 async def until(happened: Callable[[], object], seconds: float = 60.0, every: float = 0.02) -> bool:
@@ -105,11 +120,21 @@ async def until(happened: Callable[[], object], seconds: float = 60.0, every: fl
     return False
 
 
-def configuration(places: dict[str, str], models: dict[str, Sequence[str]], **fields: Any) -> str:
-    """places: connection -> URL. models: name -> the connections it may use. fields: of every model. JSON is YAML."""
+def configuration(
+    places: dict[str, str],
+    models: dict[str, Sequence[str]],
+    *,
+    keys: Mapping[str, Any] | None = None,
+    limits: Sequence[Mapping[str, Any]] = (),
+    price: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> str:
+    """places: connection -> URL. models: name -> the connections it may use. keys: name -> its fields, one plain key
+    `drill` without; limits: of the organization; price: of every deployment; fields: of every model. JSON is YAML."""
+    deployment = {"upstream_model": "drill", **({"price": price} if price else {})}
     return json.dumps(
         {
-            "organizations": [{"slug": "drill", "name": "Drill"}],
+            "organizations": [{"slug": "drill", "name": "Drill", "limits": list(limits)}],
             "connections": [
                 {"name": name, "kind": "gemini", "base_url": url, "credential": {"api_key": "k"}, "allow_private": True}
                 for name, url in places.items()
@@ -118,12 +143,12 @@ def configuration(places: dict[str, str], models: dict[str, Sequence[str]], **fi
                 {
                     "name": name,
                     "unpriced": "serve",
-                    "deployments": [{"connection": each, "upstream_model": "drill"} for each in used],
+                    "deployments": [{"connection": each, **deployment} for each in used],
                     **fields,
                 }
                 for name, used in models.items()
             ],
-            "keys": [{"organization": "drill", "name": "drill"}],
+            "keys": [{"organization": "drill", "name": name, **each} for name, each in (keys or {"drill": {}}).items()],
         }
     )
 
@@ -155,10 +180,52 @@ def in_words(answers: Sequence[Told]) -> str:
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
     """PostgreSQL and Valkey out of the development wheels: the variables that name them."""
+    with running_servers() as (_, variables):
+        yield variables
+
+
+@contextmanager
+def running_servers() -> Iterator[tuple[Servers, dict[str, str]]]:
+    """The same, with the servers themselves, to stop and to pause."""
     from tests.servers import Servers
 
     started = Servers()
     try:
-        yield dict(zip(("DATABASE_URL", "REDIS_URL"), started.start(), strict=True))
+        yield started, dict(zip(("DATABASE_URL", "REDIS_URL"), started.start(), strict=True))
     finally:
         started.stop()
+
+
+@contextmanager
+def processes(text: str, count: int, variables: dict[str, str]) -> Iterator[tuple[Gateway, list[int]]]:
+    """So many server processes of one installation, each with a port of its own; the installation is the first one's."""
+    with gateway(text, variables=variables) as house, ExitStack() as stack:
+        ports = [house.port]
+        for _ in range(count - 1):
+            ports.append(port := free_port())
+            stack.enter_context(process(serving(port), port, house.variables, log=house.data / "serve.log"))
+        yield house, ports
+
+
+def serving(port: int) -> list[str]:
+    return [sys.executable, "manage.py", "serve", "--port", str(port)]
+
+
+def counters(house: Gateway, lag: float = 3.0) -> list[dict[str, Any]]:
+    """Every calendar and lifetime counter beside the ledger: `used`, `held`, `ledger`, `drift` and what limit it is."""
+    found: list[dict[str, Any]] = json.loads(manage(house.variables, "reconcile", "--json", "--lag", str(lag)))
+    return found
+
+
+def records(house: Gateway, *columns: str) -> list[tuple[Any, ...]]:
+    """These columns of every record in PostgreSQL."""
+    import psycopg
+
+    with psycopg.connect(house.variables["DATABASE_URL"]) as database:
+        return database.execute(f"SELECT {', '.join(columns)} FROM usage_requestrecord".encode()).fetchall()
+
+
+def verdict(faults: Sequence[str]) -> None:
+    """Say it, and end the process: 0 when everything was met, 1 when something was not."""
+    print("\n".join(f"MISSED: {fault}" for fault in faults) or "MET", flush=True)
+    raise SystemExit(1 if faults else 0)

@@ -27,7 +27,7 @@ def test_three_hundred_clients_leave_and_nothing_is_left_behind(world: World) ->
 
     asyncio.run(at_once(port, key, MODELS, PARALLEL, "warm"))  # connections to the vendors are kept: here they are made
     before = held()
-    seen = asyncio.run(storm(port, key, MODELS, calls=CALLS, parallel=PARALLEL, seed=7))
+    seen = asyncio.run(storm(port, [key], MODELS, calls=CALLS, parallel=PARALLEL, seed=7))
     assert 0 < len(seen.answered) < CALLS
     assert set(seen.statuses.values()) == {200}
     assert until(lambda: held().within(before)), (before, held())

@@ -38,7 +38,7 @@ def configuration(upstream: Callable[[str], Any]) -> dict[str, Any]:
 def test_every_answered_call_is_recorded_once_after_a_kill(upstream: Callable[[str], Any]) -> None:
     with gateway(configuration(upstream), store=STORE) as running:
         load = load_until_killed(
-            running.port,
+            [running.port],
             running.keys["ci"],
             ["gemini", "openai"],
             running.kill,
