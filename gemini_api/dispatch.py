@@ -171,7 +171,7 @@ def finished(flight: Flight, attempt: Attempt, reading: Reading) -> None:
     if reading.continuation:
         continuation.remember(reading.continuation, attempt.deployment.id)
     attempt.answered(tokens=reading.tokens.total if reading.tokens else 0)
-    if reading.tokens is not None:
+    if reading.tokens is not None and reading.counted:
         flight.saw(reading.tokens)
     flight.finish(200, finish_reason=reading.finish_reason, flags=("estimated",) if reading.estimated else ())
 

@@ -94,16 +94,20 @@ def read_answer(deployment: DeploymentEntry, letter: Letter, body: bytes) -> Jso
 async def pieces(
     frames: upstream.Stream, memory: StreamTranslator, flight: Flight, attempt: Attempt, reading: Reading
 ) -> AsyncIterator[bytes]:
-    first = True
+    first, told = True, None
     async for frame in frames:
         for chunk in memory.feed(frame):
             if first:
                 attempt.first_byte()
                 first = False
             flight.delivered(answers.read(chunk, reading))
-            if reading.tokens is not None:
+            if reading.counted and reading.tokens is not None:
                 flight.saw(reading.tokens)
             yield answers.payload(chunk)
+        counted: Json | None = getattr(memory, "counted", None)
+        if counted is not None and counted is not told and not first:
+            told = counted
+            flight.saw(answers.tokens(counted))
         if memory.ended:
             break
     for chunk in memory.finish():

@@ -212,9 +212,13 @@ class Flight:
         self._since += size
 
     def saw(self, tokens: Tokens) -> None:
-        """The upstream reported its count so far, everything delivered so far included. The last word holds."""
+        """The upstream reported its count so far, everything delivered so far included. The last word holds.
+
+        A count without output says nothing of what was delivered.
+        """
         self._saw = tokens
-        self._since = 0
+        if tokens.candidates or tokens.thoughts:
+            self._since = 0
 
     def finish(
         self,
@@ -283,7 +287,7 @@ class Flight:
         if self._deployment is None:
             return NO_TOKENS, 0, ()
         if status == "OK":
-            if self._saw is not None:
+            if self._saw is not None and self._saw.prompt and not self._since:
                 return self._priced(self._saw, ())
             return self._priced(self._estimate(), ("estimated",))
         if self._text or self._saw is not None:
@@ -297,7 +301,7 @@ class Flight:
 
     def _interrupted(self) -> tuple[Tokens, int | None, tuple[str, ...]]:
         """What the upstream reported, or what was delivered if that is more; never more than held when estimated."""
-        if self._saw is not None and not self._since:
+        if self._saw is not None and self._saw.prompt and not self._since:
             return self._priced(self._saw, ())
         tokens, ask = self._estimate(), self._bound()
         if ask is not None and ask.tokens and tokens.total > ask.tokens:

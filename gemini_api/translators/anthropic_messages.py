@@ -295,9 +295,11 @@ REASONS = {
 def response(answer: Json, memo: Memo) -> Json:
     if answer.get("type") == "error":
         raise _failure(answer)
+    if not isinstance(answer.get("content"), list):
+        raise UpstreamError("protocol", "The answer has no content.")
     building = chunks.Answer(memo, FAMILY)
     _named(building, answer)
-    content = answer.get("content") or [{}]
+    content = answer["content"] or [{}]
     last, whole = content[-1], answer.get("stop_reason") != "max_tokens"
     for block in content:
         match block:
@@ -328,6 +330,7 @@ class Stream:
         self._pieces: list[str] = []  # of its thinking, or of its arguments
         self._signature = ""
         self._counted: Json = {}
+        self.counted: Json | None = None
         self._reason: Json = {}  # the delta with stop_reason
         self._complete = False
         self._bare_call: tuple[str, str] | None = None  # a call without arguments: none, or cut off before them
@@ -441,6 +444,7 @@ class Stream:
         """Counts are cumulative: the last that says something wins."""
         if counted:
             self._counted |= {name: value for name, value in counted.items() if value is not None}
+            self.counted = usage.anthropic(self._counted)
 
 
 _EVENTS: dict[str, Callable[[Stream, Json], list[Json]]] = {

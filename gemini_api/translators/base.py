@@ -123,6 +123,10 @@ class Raw(Json):
 
 
 class StreamTranslator(Protocol):
+    """`counted`, where a translator has it: the usageMetadata that the vendor told so far, before its last word. A stream
+    that is broken off is charged by it.
+    """
+
     @property
     def ended(self) -> bool: ...
 

@@ -405,7 +405,7 @@ def response(answer: Json, memo: Memo) -> Json:
     if not isinstance(answer, dict) or (answer.get("error") and not answer.get("choices")):
         return _failed(answer, memo)
     choices = answer.get("choices")
-    if not isinstance(choices, list):
+    if not isinstance(choices, list) or not choices:
         raise UpstreamError("protocol", "The answer has no choices.")
     out = Answer(memo)
     _head(out, answer)
@@ -570,6 +570,7 @@ class Stream:
         self._begun = False
         self._done = False
         self._blocked = False
+        self.counted: Json | None = None
 
     @property
     def ended(self) -> bool:
@@ -592,7 +593,8 @@ class Stream:
         for position, choice in enumerate(chunk.get("choices") or ()):
             self._choice(choice, position)
         if counted := chunk.get("usage"):
-            self._out.usage(counts.openai(counted))
+            self.counted = counts.openai(counted)
+            self._out.usage(self.counted)
         return self._out.take()
 
     @errors.guarded

@@ -129,7 +129,7 @@ class Answer:
         return chunk
 
     def _counted(self) -> Json:
-        if self._usage is not None:
+        if self._usage is not None and self._usage["totalTokenCount"]:  # nobody answers a prompt of no tokens
             return self._usage
         return counts.estimated(self._memo.prompt_tokens, sum(each.length for each in self._candidates))
 

@@ -154,9 +154,13 @@ def kind_of_status(status: int) -> Kind:
     return STATUS_KINDS.get(status) or ("unavailable" if status >= 500 else "invalid")
 
 
+_BAD_KEY = ("API key not valid", "API key expired")
+
+
 def is_bad_key(body: ErrorBody) -> bool:
-    """Google's 400 for a wrong API key: the operator's credential, not the caller's request."""
-    return any(detail.get("reason") == "API_KEY_INVALID" for detail in body.details)
+    """Google's 400 for a wrong API key, with or without its details: the operator's credential, not the caller's request."""
+    told = any(detail.get("reason") == "API_KEY_INVALID" for detail in body.details)
+    return told or body.message.startswith(_BAD_KEY)
 
 
 def is_about_signatures(body: ErrorBody) -> bool:

@@ -337,10 +337,12 @@ def response(answer: Json, memo: Memo) -> Json:
         if isinstance(failure, UpstreamError):
             raise failure
         return _blocked(failure, memo, _counted(answer))
+    if not isinstance(answer.get("output"), list):
+        raise UpstreamError("protocol", "The answer has no output.")
     building = chunks.Answer(memo, FAMILY)
     _named(building, answer)
     refused = False
-    for item in answer.get("output") or ():
+    for item in answer["output"]:
         match item:
             case {"type": "reasoning"}:
                 for text in _thoughts(item):

@@ -13,6 +13,7 @@ from gemini_api.translators.base import Json
 
 CACHE_WRITE = "_cacheWriteTokens"
 ESTIMATED = "_estimated"
+CACHED = ("prompt_cache_hit_tokens", "cached_tokens")  # where servers that imitate OpenAI count what their cache gave
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -68,7 +69,9 @@ def openai(counted: Json, *, prompt_key: str = "prompt_tokens", output_key: str 
         prompt=prompt,
         output=visible,
         thoughts=thoughts,
-        cached=number(asked.get("cached_tokens")),
+        cached=next(
+            filter(None, (number(asked.get("cached_tokens")), *(number(counted.get(name)) for name in CACHED))), 0
+        ),
         cache_write=number(asked.get("cache_write_tokens")),
         audio_prompt=number(asked.get("audio_tokens")),
         image_prompt=number(asked.get("image_tokens")),
@@ -113,9 +116,11 @@ def take_private(usage: Json) -> tuple[int, bool]:
 
 
 def number(value: Any) -> int:
-    """A count from a stranger: missing, null, negative and nonsense are 0."""
+    """A count from a stranger, or digits in a string (as protocol buffers write large ones): all else is 0."""
     if type(value) is int:
         return value if value > 0 else 0
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 16 else 0
     return int(value) if isinstance(value, float) and 0 < value < 2**53 else 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from gemini_api import signatures
 from gemini_api.errors import InvalidArgument
 from gemini_api.translators import TRANSLATORS, anthropic_messages
-from gemini_api.translators.base import Target
+from gemini_api.translators.base import Memo, Target
 from routing.errors import UpstreamError
 from routing.framing import Frame
 from tests.gemini_api.languages import (
@@ -371,6 +371,14 @@ def test_why_it_ended(why: str, reason: str, message: str) -> None:
     *_, last = heard(LANGUAGE, events(BEGIN, *text("So."), *end(why)))
     assert last["candidates"][0]["finishReason"] == reason
     assert last["candidates"][0].get("finishMessage", "") == message
+
+
+def test_a_stream_that_is_left_knows_what_its_prompt_cost() -> None:
+    stream = anthropic_messages.Stream(Memo())
+    usage = {"input_tokens": 5, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 3, "output_tokens": 1}
+    stream.feed(Frame(json.dumps({"type": "message_start", "message": {"usage": usage}}).encode()))
+    assert stream.counted is not None
+    assert (stream.counted["promptTokenCount"], stream.counted["cachedContentTokenCount"]) == (28, 20)
 
 
 def test_counts_are_cumulative_and_the_cache_belongs_to_the_prompt() -> None:

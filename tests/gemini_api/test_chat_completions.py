@@ -10,6 +10,7 @@ import pytest
 from gemini_api import wire
 from gemini_api.errors import InvalidArgument
 from gemini_api.translators import capabilities, chat_completions
+from gemini_api.translators import usage as counts
 from gemini_api.translators.base import Letter, Memo, Target
 from routing.errors import UpstreamError
 from routing.framing import Frame
@@ -464,7 +465,7 @@ def test_a_prompt_blocked_inside_the_stream_is_an_answer() -> None:
         ({"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 4}}, (5, 5, 4)),
         ({"prompt_tokens": 5, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 4}}, (5, 3, 4)),
         ({"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 12}, (5, 3, 4)),
-        ({"prompt_tokens": None, "completion_tokens": "x", "prompt_tokens_details": None}, (0, 0, 0)),
+        ({"prompt_tokens": "5", "completion_tokens": "3"}, (5, 3, 0)),
     ],
 )
 def test_usage_counts_thoughts_apart(usage: Json, expected: tuple[int, int, int]) -> None:
@@ -473,6 +474,27 @@ def test_usage_counts_thoughts_apart(usage: Json, expected: tuple[int, int, int]
     names = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
     assert tuple(found.get(name, 0) for name in names) == expected
     assert found["totalTokenCount"] == sum(expected)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"prompt_tokens": None, "completion_tokens": "x", "prompt_tokens_details": None},
+    ],
+)
+def test_usage_that_says_nothing_is_none(usage: Json) -> None:
+    answer = {"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": usage}
+    found = chat_completions.response(answer, Memo(prompt_tokens=7))["usageMetadata"]
+    assert (found["promptTokenCount"], found["candidatesTokenCount"], found["_estimated"]) == (7, 2, True)
+
+
+@pytest.mark.parametrize(
+    "where", [{"prompt_tokens_details": {"cached_tokens": 3}}, {"prompt_cache_hit_tokens": 3}, {"cached_tokens": 3}]
+)
+def test_what_the_cache_gave_is_found_where_each_server_says_it(where: Json) -> None:
+    found = counts.openai({"prompt_tokens": 5, "completion_tokens": 1, **where})
+    assert (found["promptTokenCount"], found["cachedContentTokenCount"]) == (5, 3)
 
 
 # --- Embeddings -------------------------------------------------------------------------------------------------------

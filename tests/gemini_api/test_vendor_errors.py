@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gemini_api.translators import chat_completions, errors, gemini
+from gemini_api.translators import anthropic_messages, bedrock_converse, chat_completions, errors, gemini, responses
 from gemini_api.translators.base import Memo
 from routing.errors import UpstreamError, UpstreamRefusal
 from routing.framing import Frame
@@ -117,6 +117,11 @@ def test_what_helps_the_caller_stays(text: str) -> None:
         (400, {"message": "This model's maximum context length is 8192 tokens."}, {"kind": "too_long"}),
         (401, {"error": {"code": "invalid_api_key"}}, {"kind": "credential"}),
         (
+            400,
+            [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+            {"kind": "credential"},
+        ),
+        (
             401,
             {"error": {"code": "401", "message": "Access denied due to invalid subscription key"}},
             {"kind": "credential"},
@@ -168,6 +173,7 @@ def test_openais_refusals_are_understood(status: int, body: Any, expected: dict[
             {"status": "INVALID_ARGUMENT", "details": [{"@type": "x", "reason": "API_KEY_INVALID"}]},
             {"kind": "credential"},
         ),
+        (400, {"message": "API key not valid. Please pass a valid API key."}, {"kind": "credential"}),
         (400, {"status": "FAILED_PRECONDITION", "message": "User location is not supported"}, {"kind": "credential"}),
         (
             400,
@@ -239,8 +245,10 @@ def test_an_error_inside_a_stream_is_an_error(language: Any, data: bytes, kind: 
     assert trouble.value.kind == kind
 
 
-@pytest.mark.parametrize("answer", [{}, {"error": {"message": "x", "code": 503}}, [], {"choices": "x"}])
-@pytest.mark.parametrize("language", [chat_completions, gemini])
+@pytest.mark.parametrize(
+    "answer", [{}, {"error": {"message": "x", "code": 503}}, [], {"choices": "x"}, {"choices": []}]
+)
+@pytest.mark.parametrize("language", [anthropic_messages, bedrock_converse, chat_completions, gemini, responses])
 def test_an_answer_that_is_none_is_an_error(language: Any, answer: Any) -> None:
     with pytest.raises(UpstreamError):
         language.response(answer, Memo())

@@ -99,6 +99,26 @@ def test_an_answer_without_usage_is_estimated_and_says_so(limiter: Counter) -> N
     assert (event["tokens"]["prompt"], event["tokens"]["candidates"], event["flags"]) == (100, 11, ["estimated"])
 
 
+@pytest.mark.parametrize("told", [Tokens(), Tokens(prompt=90), Tokens(candidates=10)])
+def test_a_report_without_prompt_or_output_is_not_believed_about_it(limiter: Counter, told: Tokens) -> None:
+    with begin(limiter) as call:
+        call.reaching(deployment())
+        call.delivered(40)
+        call.saw(told)
+        call.finish(200)
+    event = written()[-1][1]
+    assert (event["tokens"]["prompt"], event["tokens"]["candidates"]) == (told.prompt or 100, 10)
+    assert event["flags"] == ["estimated"]
+
+
+def test_an_answer_without_output_is_no_estimate(limiter: Counter) -> None:
+    with begin(limiter) as call:
+        call.reaching(deployment())
+        call.saw(Tokens(prompt=90))
+        call.finish(200)
+    assert (written()[-1][1]["cost_nano"], written()[-1][1]["flags"]) == (90 * IN, [])
+
+
 def test_a_refused_call_is_recorded_without_cost_and_its_hold_released(limiter: Counter) -> None:
     with begin(limiter) as call:
         call.finish(403, "PERMISSION_DENIED", error="no")
