@@ -16,6 +16,7 @@ from routing.backends import BACKENDS
 from routing.backends.base import Endpoint
 
 SHORTEST = 32
+EXAMPLES = ("django-insecure", "changeme", "change-me", "change_me")  # how examples of secrets begin
 
 
 @register()
@@ -44,6 +45,8 @@ def secrets_trouble() -> str:
     for name, value in secrets.items():
         if not value or value == settings.PLACEHOLDER:
             return f"{name} is not set. Run `manage.py init` once; it writes what is missing."
+        if value.lower().startswith(EXAMPLES):
+            return f"{name} is a default or an example: anybody can guess it. Let `manage.py init` write one."
         if len(value) < SHORTEST:
             return f"{name} is too short: {SHORTEST} characters at least."
     if len(set(secrets.values())) < len(secrets):

@@ -60,11 +60,12 @@ def test_init_takes_secrets_and_password_from_the_environment(tmp_path: Path) ->
     [
         ({}, "SECRET_KEY is not set"),
         ({**GOOD, "SECRET_KEY": "short"}, "too short"),
+        ({**GOOD, "SECRET_KEY": "django-insecure-" + "k" * 40}, "an example"),
         ({**GOOD, "GATEHOUSE_PEPPER": GOOD["SECRET_KEY"]}, "three different"),
         ({**GOOD, "GATEHOUSE_ENCRYPTION_KEYS": "x" * 40}, "32-byte keys"),
         (GOOD, "not up to date"),
     ],
-    ids=["missing", "short", "repeated", "not a key", "not migrated"],
+    ids=["missing", "short", "example", "repeated", "not a key", "not migrated"],
 )
 def test_serve_refuses_a_bad_start_with_a_sentence(tmp_path: Path, variables: dict[str, str], named: str) -> None:
     said = manage(tmp_path, "serve", **variables)
