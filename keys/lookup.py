@@ -34,6 +34,7 @@ from keys import reading, secrets
 from keys.context import Caller, KeyContext, Problem, Source
 from keys.policy import is_over
 from lib import bus
+from lib.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Lookup:
         self._probe_at = 0.0
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._ticking = Background("keys.lookup.last_used", self._tick, every=USED_SECONDS, first=USED_SECONDS)
         self._used: dict[str, tuple[str, float]] = {}
         self._written = time.monotonic()
         self._unsubscribe = (notices or bus.default()).subscribe(
@@ -293,14 +294,11 @@ class Lookup:
     # ---- its life in a server
 
     async def open(self) -> None:
-        self._ticking = asyncio.create_task(self._tick(), name="keys.lookup.last_used")
+        await self._ticking.open()
 
     async def close(self) -> None:
         """Write what is noted and let the threads end. It can be used again afterwards."""
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.gather(self._ticking, return_exceptions=True)
-            self._ticking = None
+        await self._ticking.close()
         self.write_used()
         with self._lock:
             executor, self._executor = self._executor, None
@@ -308,9 +306,7 @@ class Lookup:
             await asyncio.to_thread(executor.shutdown)
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(USED_SECONDS)
-            self.write_used()
+        self.write_used()
 
     def detach(self) -> None:
         """Hear no more notices: for one that is not the process's own."""

@@ -8,24 +8,22 @@ was missed is not made up for.
 from __future__ import annotations
 
 import asyncio
-import logging
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.conf import settings
-from django.db import Error
 from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
 from keys import mail
 from keys.models import ExpiryReminder, Membership, VirtualKey
+from lib.background import Background
 from lib.database import own_connection
-
-logger = logging.getLogger(__name__)
 
 DAYS: Final = (1, 7)  # before the end; the nearest one that has come is told
 EVERY: Final = 3600.0  # seconds
+AGAIN: Final = 600.0  # seconds until the next round after one that failed
 
 
 def due(now: datetime) -> list[tuple[VirtualKey, int]]:
@@ -82,31 +80,11 @@ def letter(key: VirtualKey) -> tuple[str, str]:
     return subject, text
 
 
-_task: asyncio.Task[None] | None = None
-
-
-async def _hourly() -> None:
-    while True:
-        try:
-            await asyncio.to_thread(_round)
-        except Error as error:
-            logger.warning("Reminders were not looked after (%s); the next round is in an hour.", type(error).__name__)
-        await asyncio.sleep(EVERY)
-
-
 def _round() -> None:
     with own_connection():
         remind()
 
 
-async def open() -> None:
-    global _task
-    _task = asyncio.create_task(_hourly(), name="keys.reminders")
-
-
-async def close() -> None:
-    global _task
-    if _task is not None:
-        _task.cancel()
-        await asyncio.gather(_task, return_exceptions=True)
-        _task = None
+_rounds = Background("keys.reminders", lambda: asyncio.to_thread(_round), every=EVERY, again=AGAIN)
+open = _rounds.open
+close = _rounds.close

@@ -30,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lib import json
+from lib.background import cancelled
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +82,17 @@ class Bus:
         version: the topic's version after this change; 0: not known.
         """
         self._deliver(topic, subject, version)
-        message = {"from": self._origin, "topic": topic, "subject": subject, "version": version}
         try:
             if client := self._publisher():
-                client.publish(channel(), json.dumps(message))
+                client.publish(*self.message(topic, subject, version))
         except (redis.RedisError, OSError) as error:
             self._publish_at = time.monotonic() + PUBLISH_PAUSE
             log.warning("A notice about %s was not published (%s); it will be noticed by polling.", topic, error)
+
+    def message(self, topic: str, subject: str, version: int = 0) -> tuple[str, bytes]:
+        """Channel and payload of a PUBLISH, for who sends it with commands of its own: only other processes hear it."""
+        said = {"from": self._origin, "topic": topic, "subject": subject, "version": version}
+        return channel(), json.dumps(said)
 
     async def open(self, redis_url: str, poll: Poll | None = None) -> None:
         """Listen until `close`. redis_url "": no Redis. poll: a blocking function, asked in a thread of its own."""
@@ -100,9 +105,7 @@ class Bus:
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*tasks)
         if poller := self._poller:
             self._poller = None
             await asyncio.to_thread(poller.shutdown)

@@ -21,6 +21,7 @@ from django.db.models import Prefetch
 
 from keys.models import ChangeVersion
 from lib import bus, json
+from lib.background import Following
 from routing import addresses, credentials
 from routing.backends import BACKENDS
 from routing.backends.base import BadOption, Endpoint
@@ -72,38 +73,36 @@ class _Loader:
         self.catalog: Catalog | None = None
         self.stale = False
         self.is_open = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wanted: asyncio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._following = Following("routing.catalog", self.reload, again=RETRY)
         self._unsubscribe: Callable[[], None] | None = None
         self._lock = threading.Lock()
 
     async def open(self) -> None:
         self._subscribe()
-        self._loop, self._wanted = asyncio.get_running_loop(), asyncio.Event()
         self.is_open = True
         try:
             await self.reload()
         except BaseException:
             self.is_open = False
             raise
-        self._task = asyncio.create_task(self._follow(self._wanted), name="catalog.follow")
+        await self._following.open()
 
     async def close(self) -> None:
         self.is_open = False
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        self._loop = self._wanted = None
+        await self._following.close()
         self.catalog = None
 
     async def reload(self) -> None:
+        """Raises what the database raises; the old catalog stays then, because it is better than none."""
         self.stale = False
-        self.catalog = await asyncio.to_thread(_load_and_hang_up)
+        try:
+            self.catalog = await asyncio.to_thread(_load_and_hang_up)
+        except BaseException:
+            self.stale = True
+            raise
 
     def load_now(self) -> None:
         """Lazily, without `open`. From a running loop in a thread, because the ORM refuses to work there."""
@@ -125,22 +124,7 @@ class _Loader:
     def _noticed(self, subject: str) -> None:
         """From any thread."""
         self.stale = True
-        loop, wanted = self._loop, self._wanted
-        if loop is not None and wanted is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(wanted.set)
-
-    async def _follow(self, wanted: asyncio.Event) -> None:
-        """Reload after each notice; notices that arrive meanwhile make one more reload, not a queue."""
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            try:
-                await self.reload()
-            except Exception as error:  # whatever it was: the old catalog is better than none
-                log.warning("The catalog cannot be read (%s); the old one stays.", error)
-                self.stale = True
-                await asyncio.sleep(RETRY)
-                wanted.set()
+        self._following.notice()
 
 
 _loader = _Loader()

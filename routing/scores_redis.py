@@ -3,7 +3,8 @@
 Nothing here is on the way of a call: decisions are made from scores_memory.py, and go on without Redis.
 
     every 250 ms   one script: my report in, everybody's reports and the breakers out
-    at once        a breaker that opened, closed or cools: written down, and told over the bus (topic "cooling")
+    at once        a breaker that opened, closed or cools: written down, and told over the bus (topic "cooling"), both in
+                   one pipeline: the others hear of it about a millisecond later
     every second   counts of outcomes and times, added to slots of five minutes; read back every five seconds
 
 A report says how many calls a process has in flight, its requests and tokens of the last minute, and its latencies.
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib import bus, json
+from lib.background import Background
 from lib.store import Script, Store, StoreDown, Value
 from lib.store import store as process_store
 from routing import loading
@@ -121,9 +123,15 @@ class Sharing:
         self._deaf: dict[str, float] = {}
         self._permit_until: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._every = {
+            self._sweep: SWEEP_EVERY,
+            self._sync: TICK,
+            self._tell_tally: TALLY_EVERY,
+            self._read_tally: READ_EVERY,
+        }
+        self._due = dict.fromkeys(self._every, 0.0)
+        self._rounds = Background("router.sharing", self._round, every=TICK)
         self._unsubscribe: Callable[[], None] = lambda: None
-        self._publishing: set[asyncio.Future[None]] = set()
 
     async def open(self, catalog: Callable[[], Catalog]) -> None:
         """Start sharing. The store is already open, or opens later, or there is none: then this only tidies up."""
@@ -133,7 +141,8 @@ class Sharing:
         self.board.changed = self.changed
         self._unsubscribe = self._bus.subscribe(TOPIC, self._heard)
         self.store.on_down(self._alone)
-        self._task = asyncio.create_task(self._run(), name="router.sharing")
+        self._due = dict.fromkeys(self._every, 0.0)
+        await self._rounds.open()
 
     async def look(self, catalog: Callable[[], Catalog]) -> None:
         """Read once what the server processes know, for a command that then ends. Raises StoreDown."""
@@ -147,10 +156,7 @@ class Sharing:
 
     async def close(self) -> None:
         self._unsubscribe()
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, *self._publishing, return_exceptions=True)
+        await self._rounds.close()
         if self.store.available:
             self.store.submit("HDEL", f"{TAG}:reports", self.process)
         self._loop = None
@@ -181,11 +187,7 @@ class Sharing:
         self._bus.publish_sync(TOPIC, f"{self.process} {deployment_id} reset")
 
     def _publish(self, subject: str) -> None:
-        """Over the bus, in a thread: publishing talks to Redis and may take a moment."""
-        if self._loop is not None:
-            sending = self._loop.run_in_executor(None, self._bus.publish_sync, TOPIC, subject)
-            self._publishing.add(sending)
-            sending.add_done_callback(self._publishing.discard)
+        self.store.submit("PUBLISH", *self._bus.message(TOPIC, subject))
 
     # ---- what others found out
 
@@ -239,26 +241,17 @@ class Sharing:
 
     # ---- the background task
 
-    async def _run(self) -> None:
-        every = {
-            self._sweep: SWEEP_EVERY,
-            self._sync: TICK,
-            self._tell_tally: TALLY_EVERY,
-            self._read_tally: READ_EVERY,
-        }
-        due = dict.fromkeys(every, 0.0)
-        while True:
-            for job, seconds in every.items():
-                if self._now() < due[job]:
-                    continue
-                due[job] = self._now() + seconds - 0.01
-                try:
-                    await job()
-                except StoreDown:
-                    continue
-                except Exception:  # whatever it was: the next turn may be better, and decisions go on without it
-                    log.exception("Sharing of the router's state failed; it goes on.")
-            await asyncio.sleep(TICK)
+    async def _round(self) -> None:
+        for job, seconds in self._every.items():
+            if self._now() < self._due[job]:
+                continue
+            self._due[job] = self._now() + seconds - 0.01
+            try:
+                await job()
+            except StoreDown:
+                continue
+            except Exception:  # whatever it was: the next turn may be better, and decisions go on without it
+                log.exception("Sharing of the router's state failed; it goes on.")
 
     async def _sync(self) -> None:
         if not self.store.available:

@@ -17,7 +17,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ from keys.context import LimitRule
 from keys.limits.windows import CONCURRENT, place, span
 from keys.models import Limit, Organization
 from lib import json
+from lib.background import Background, cancelled
 from lib.database import own_connection
 from lib.store import StoreDown
 from routing import addresses, credentials
@@ -77,31 +78,22 @@ class Alerts:
     def __init__(self, *, allow_private: bool = False) -> None:
         self._allow_private = allow_private
         self._raised: set[tuple[str, str, int]] = set()
-        self._loops: list[asyncio.Task[None]] = []
+        self._loops = [
+            Background(f"limits.alerts.{work.__name__}", work, every=LOOK_EVERY, first=LOOK_EVERY)
+            for work in (self.look, self.start_telling)
+        ]
         self._telling: dict[str, asyncio.Task[int]] = {}  # by organization
         self._mailing = ThreadPoolExecutor(MAILS_AT_ONCE, "alerts.mail")  # a mail server may be as silent as a webhook
 
     async def open(self) -> None:
-        self._loops = [
-            asyncio.create_task(self._every(work), name=f"limits.alerts.{work.__name__}")
-            for work in (self.look, self.start_telling)
-        ]
+        for each in self._loops:
+            await each.open()
 
     async def close(self) -> None:
-        ending = [*self._loops, *self._telling.values()]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
-        self._loops = []
+        for each in self._loops:
+            await each.close()
+        await cancelled(*self._telling.values())
         self._telling.clear()
-
-    async def _every(self, work: Callable[[], Awaitable[object]]) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            try:
-                await work()
-            except Exception as error:  # the database or Redis is away: the next look may be better
-                log.warning("Limits could not be watched: %s", type(error).__name__)
 
     async def look(self) -> int:
         """Raise events for the limits touched since the last look; how many are new."""

@@ -27,6 +27,7 @@ from keys.limits import seeding
 from keys.limits.memory import MemoryLimiter
 from keys.limits.redis import RedisLimiter
 from keys.limits.windows import CONCURRENT, place
+from lib.background import Background
 from lib.database import own_connection
 from lib.ids import first_uuid7
 from lib.store import StoreDown
@@ -192,7 +193,7 @@ class Reconciling:
         self.mended = 0  # counters, since the start
         self._due: list[float] = []
         self._wake = asyncio.Event()  # binds itself to the loop that waits for it
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Background("limits.reconciling", self._round)
 
     def doubt(self) -> None:
         """Counters may differ from the ledger: look soon, and again when late news has arrived."""
@@ -204,28 +205,21 @@ class Reconciling:
         seeding.use(rebuild)
         limits.current().on_doubt = self.doubt
         self.doubt()  # the process before us may have left calls that only its spool knows
-        self._task = asyncio.create_task(self._run(), name="limits.reconciling")
+        await self._rounds.open()
 
     async def close(self) -> None:
         seeding.use(None)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._rounds.close()
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            pause = max(0.0, self._due[0] - time.monotonic()) if self._due else EVERY
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
-                continue
-            self._due = self._due[1:]
-            try:
-                await self._mend(only_upwards=bool(self._due) or ledger.failures > 0)
-            except StoreDown:
-                continue  # its return raises doubt again
-            except Exception as error:
-                log.warning("Counters could not be compared with the ledger: %s", type(error).__name__)
+    async def _round(self) -> None:
+        self._wake.clear()
+        pause = max(0.0, self._due[0] - time.monotonic()) if self._due else EVERY
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), pause)
+            return
+        self._due = self._due[1:]
+        with contextlib.suppress(StoreDown):  # its return raises doubt again
+            await self._mend(only_upwards=bool(self._due) or ledger.failures > 0)
 
     async def _mend(self, *, only_upwards: bool) -> None:
         waiting = iter(await asyncio.to_thread(reading.limited))

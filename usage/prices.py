@@ -8,7 +8,6 @@ unknown, which is not the same as free.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +18,15 @@ from typing import Any
 from zlib import crc32
 
 import genai_prices
-from django.db import Error, connection
+from django.db import connection
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import TieredPrices
 
 from lib import bus
+from lib.background import Following
 from routing.catalog import DeploymentEntry
 from usage.event import Tokens
 from usage.models import PriceOverride
-
-logger = logging.getLogger(__name__)
 
 NANO = 10**9
 _FEMTO_PER_NANO = 10**6
@@ -273,48 +271,30 @@ async def reload() -> None:
     await asyncio.to_thread(_load_and_hang_up)
 
 
-_follower: asyncio.Task[None] | None = None
+_following = Following("usage.prices", reload, again=RETRY)
+_unsubscribe: Callable[[], None] | None = None
 
 
 async def open() -> None:
     """Read the overrides, then follow the notices. Unreadable ones stop the start: a wrong price is worse."""
-    global _follower
-    changed, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def noticed(subject: str) -> None:
-        """From any thread."""
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(changed.set)
-
-    unsubscribe = bus.subscribe("catalog", noticed)
+    global _unsubscribe
+    _unsubscribe = bus.subscribe("catalog", _following.notice)
     try:
         await reload()
     except BaseException:
-        unsubscribe()
+        _deaf()
         raise
-    _follower = asyncio.create_task(_follow(changed, unsubscribe), name="prices.follow")
+    await _following.open()
 
 
-async def _follow(changed: asyncio.Event, unsubscribe: Callable[[], None]) -> None:
-    """Reload after each notice; while the database is gone the known prices hold and it tries again."""
-    try:
-        while True:
-            await changed.wait()
-            changed.clear()
-            try:
-                await reload()
-            except Error as error:
-                logger.warning("Prices could not be read again (%s); the known ones hold.", error)
-                await asyncio.sleep(RETRY)
-                changed.set()
-    finally:
-        unsubscribe()
+def _deaf() -> None:
+    global _unsubscribe
+    if _unsubscribe is not None:
+        _unsubscribe()
+        _unsubscribe = None
 
 
 async def close() -> None:
-    global _follower
-    if _follower is not None:
-        _follower.cancel()
-        await asyncio.gather(_follower, return_exceptions=True)
-        _follower = None
+    _deaf()
+    await _following.close()
     _cards.clear()

@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import Error, connection
+from django.db import connection
 from django.db.models import QuerySet
 
 from keys import audit
 from keys.models import AuditEvent
+from lib.background import Background
 from usage import partitions
 from usage.models import RequestRecord, StoredBody, UsageBucket
 
@@ -119,31 +120,12 @@ def run() -> Pruned | None:
         connection.close()
 
 
-_task: asyncio.Task[None] | None = None
+async def _round() -> None:
+    pruned = await asyncio.to_thread(run)
+    if pruned is not None and pruned != Pruned():
+        logger.info("Retention: %s", pruned)
 
 
-async def _daily() -> None:
-    while True:
-        try:
-            pruned = await asyncio.to_thread(run)
-        except Error as error:
-            logger.warning("Retention did not run (%s); it tries again in %d minutes.", error, AGAIN // 60)
-            await asyncio.sleep(AGAIN)
-            continue
-        if pruned is not None and pruned != Pruned():
-            logger.info("Retention: %s", pruned)
-        await asyncio.sleep(EVERY)
-
-
-async def open() -> None:
-    """Begin the daily round, now."""
-    global _task
-    _task = asyncio.create_task(_daily(), name="usage.upkeep")
-
-
-async def close() -> None:
-    global _task
-    if _task is not None:
-        _task.cancel()
-        await asyncio.gather(_task, return_exceptions=True)
-        _task = None
+_rounds = Background("usage.upkeep", _round, every=EVERY, again=AGAIN)
+open = _rounds.open
+close = _rounds.close

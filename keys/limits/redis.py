@@ -28,6 +28,7 @@ from keys.limits.base import Ask, Hold, LimitReached, LimitsUnavailable, Used
 from keys.limits.memory import MemoryLimiter
 from keys.limits.touched import Touched
 from keys.limits.windows import CONCURRENT, SOON, Place, Plan, Plans, asked, spent, tightest, wait
+from lib.background import Background, cancelled
 from lib.store import Script, Store, StoreDown, Value
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,6 @@ class RedisLimiter:
         self._store = store
         self._ready = True  # Redis knows everything of ours that it has to know
         self._lease_ms = round(lease * 1000)
-        self._beat = beat
         self._plans = Plans()
         self._share = Share()
         self._open: dict[str, Hold] = {}
@@ -100,7 +100,7 @@ class RedisLimiter:
         self._undo: dict[str, tuple[str, asyncio.TimerHandle]] = {}
         self._registering: dict[str, tuple[Value, ...] | None] = {}  # call: its settlement, if it ended meanwhile
         self._organizations: set[str] = set()  # that Redis knows of our holds for
-        self._task: asyncio.Task[None] | None = None
+        self._beating = Background("limits.heartbeat", self._heartbeat, every=beat, first=beat)
         self._others: set[asyncio.Task[None]] = set()
         self._teller: asyncio.TimerHandle | None = None
 
@@ -108,15 +108,12 @@ class RedisLimiter:
         self._store.on_down(self._gone)
         self._store.on_up(self._back)
         await self._heartbeat()
-        self._task = asyncio.create_task(self._run(), name="limits.heartbeat")
+        await self._beating.open()
 
     async def close(self) -> None:
         """Say what is to be said. What is still open is another process's to reap."""
-        tasks = [*self._others, *([self._task] if self._task else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._task = None
+        await self._beating.close()
+        await cancelled(*self._others)
         for call_id, (_, timer) in list(self._undo.items()):
             timer.cancel()
             self._undone(call_id)
@@ -372,14 +369,6 @@ class RedisLimiter:
         task.add_done_callback(self._others.discard)
 
     # ---- the heartbeat
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._beat)
-            try:
-                await self._heartbeat()
-            except Exception:  # whatever it was: the next one may be better
-                log.exception("The heartbeat of limits failed; it goes on.")
 
     async def _heartbeat(self) -> None:
         """Say that we live, and see who does not."""
