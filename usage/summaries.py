@@ -704,6 +704,38 @@ def _deployment(row: Mapping[str, Any], share: float) -> DeploymentUsage:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """What one deployment answered in one hour. failed leaves out rate limits and clients that left."""
+
+    start: datetime
+    requests: int
+    failed: int
+    rate_limited: int
+
+
+def hours(period: Period, filters: Filters) -> dict[str, list[Hour]]:
+    """By the id of each deployment that was reached: one entry per hour of the period, empty hours too."""
+    _check(period, "hour")
+    rows = (
+        _rows(period, filters, "hour")
+        .exclude(deployment_id="")
+        .annotate(at=Trunc("start", "hour", tzinfo=period.clock("hour")))
+        .values("at", "deployment_id")
+        .annotate(**{name: _OUTCOMES[name] for name in ("n_requests", "n_failed", "n_rate_limited")})
+        .order_by()
+    )
+    found: defaultdict[str, dict[float, Mapping[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        found[row["deployment_id"]][row["at"].timestamp()] = row
+    empty = {"n_requests": 0, "n_failed": 0, "n_rate_limited": 0}
+    steps = period.steps("hour")
+    return {
+        name: [Hour(at, **_plain(by_time.get(at.timestamp(), empty))) for at in steps]
+        for name, by_time in found.items()
+    }
+
+
 def each(period: Period, filters: Filters, metric: str, by: Sequence[str], step: Step) -> Iterator[list[Any]]:
     """Every figure of an exploration, none left out: [start of step, id and name per dimension, value], by time.
 

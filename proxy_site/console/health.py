@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from keys import audit, notices
@@ -20,6 +22,8 @@ from keys.scoped_admin import actor_of
 from routing import explain, loading
 from routing.explain import SPANS, Health
 from routing.models import Deployment
+from usage import summaries
+from usage.summaries import Filters, Hour, Period
 
 MOST = 300
 STATES = {  # state: (what people read, colour)
@@ -35,6 +39,7 @@ STATES = {  # state: (what people read, colour)
 }
 WORST_FIRST = ("open", "unusable", "cooling", "held", "half_open", "degraded", "closed", "draining", "disabled")
 DEGRADED = 0.05  # of the calls of the last five minutes failed
+BAD = 0.5  # of an hour's calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,12 @@ class Shown:
     state: str
     why: str
     health: Health | None
+    hours: list[Hour] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> list[dict[str, str]]:
+        """The last day, an hour a block: colour, words, and where its requests are."""
+        return [block(each, str(self.row.pk)) for each in self.hours]
 
     @property
     def label(self) -> str:
@@ -63,7 +74,15 @@ class Shown:
         """(span, calls, error rate, errors by kind in words)."""
         if self.health is None:
             return []
-        return [spanned(self.health, span) for span in SPANS]
+        return [self.from_rollups(spanned(self.health, span)) for span in SPANS]
+
+    def from_rollups(self, told: tuple[str, int, float | None, str]) -> tuple[str, int, float | None, str]:
+        """A day is longer than a process may have lived: what the roll-ups know of it, when that is more."""
+        calls, failed = (
+            sum(each.requests for each in self.hours),
+            sum(each.failed + each.rate_limited for each in self.hours),
+        )
+        return ("24h", calls, failed / calls, told[3]) if told[0] == "24h" and calls > told[1] else told
 
     @property
     def failed_at(self) -> datetime | None:
@@ -85,13 +104,31 @@ def spanned(health: Health, span: str) -> tuple[str, int, float | None, str]:
     return span, calls, rate, ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items())
 
 
+def block(hour: Hour, deployment_id: str) -> dict[str, str]:
+    bad = (hour.failed + hour.rate_limited) / hour.requests if hour.requests else 0.0
+    colour = "" if not hour.requests else "gh-ok" if bad <= DEGRADED else "gh-late" if bad <= BAD else "gh-failed"
+    end = hour.start + timedelta(hours=1)
+    told = (
+        f"{hour.requests:,} calls, {hour.failed} failed, {hour.rate_limited} rate limited"
+        if hour.requests
+        else "no call"
+    )
+    query = urlencode({"deployment": deployment_id, "from": hour.start.isoformat(), "to": end.isoformat()})
+    return {
+        "colour": colour,
+        "words": f"{hour.start:%H:%M} to {end:%H:%M} UTC: {told}",
+        "link": f"{reverse('admin:usage_requestrecord_changelist')}?{query}",
+    }
+
+
 def page(request: HttpRequest) -> HttpResponse:
     """Also the page's own refresh: `?part=1` is the list alone."""
     principal = principal_of(request)
     if not principal.may("view", Deployment):
         raise PermissionDenied("Deployments are shown to admins.")
     wanted = request.GET.get("model", "")
-    shown = everything(principal.scope(Deployment.objects.select_related("model", "connection")))
+    day = last_day(Filters(organizations=None, within=principal.condition("usage.usagebucket")))
+    shown = everything(principal.scope(Deployment.objects.select_related("model", "connection")), day)
     context = {
         "shown": [each for each in shown if not wanted or each.row.model.name == wanted],
         "models": sorted({each.row.model.name for each in shown}),
@@ -104,11 +141,24 @@ def page(request: HttpRequest) -> HttpResponse:
     return TemplateResponse(request, "gatehouse/health.html", context)
 
 
-def everything(rows: Any) -> list[Shown]:
+def last_day(filters: Filters) -> dict[str, list[Hour]]:
+    """The hour under way and the twenty-three before it."""
+    now = timezone.now()
+    start = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=23)
+    return summaries.hours(Period(start, now), filters)
+
+
+def everything(rows: Any, day: dict[str, list[Hour]]) -> list[Shown]:
     """The worst first, then by model."""
     catalog = loading.current()
     states = explain.states(catalog)
-    found = [shown(row, states.get(str(row.pk)), catalog.unusable.get(str(row.pk), "")) for row in rows[:MOST]]
+    found = [
+        replace(
+            shown(row, states.get(str(row.pk)), catalog.unusable.get(str(row.pk), "")),
+            hours=day.get(str(row.pk), []),
+        )
+        for row in rows[:MOST]
+    ]
     found.sort(key=lambda each: (WORST_FIRST.index(each.state), each.row.model.name, each.row.priority))
     return found
 

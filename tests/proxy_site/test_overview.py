@@ -1,4 +1,4 @@
-"""The overview: by what spend is split, budgets that are nearly used, errors with their words; figures lead on."""
+"""The overview, and what else leads from figures to requests: by what spend is split, budgets that are nearly used, errors with their words; figures lead on."""
 
 from __future__ import annotations
 
@@ -119,3 +119,17 @@ def test_before_a_rotation_one_reads_when_the_secret_was_used_last(world: World)
     key: Any = world.acme.rows["keys.virtualkey"]
     page = client_of(world, "owner").get(reverse("admin:keys_virtualkey_rotate", args=[key.pk]))
     assert f"{key.secrets.get().hint} was last used never" in page.content.decode()
+
+
+# Of deployments
+
+
+def test_a_deployment_s_last_day_is_told_hour_by_hour(world: World) -> None:
+    deployment = world.acme.rows["routing.deployment"]
+    make_bucket(world.acme, deployment_id=str(deployment.pk), status="UNAVAILABLE", requests=4)
+    make_bucket(world.globex, deployment_id=str(world.globex.rows["routing.deployment"].pk), requests=9)
+    page = client_of(world, "owner").get(reverse("admin:health"))
+    (shown,) = page.context["shown"]
+    assert [block["colour"] for block in shown.blocks] == [""] * 23 + ["gh-failed"]
+    assert "4 calls, 4 failed" in shown.blocks[-1]["words"]
+    assert f"deployment={deployment.pk}" in shown.blocks[-1]["link"]
