@@ -24,7 +24,10 @@ MANAGE = [sys.executable, str(env.BASE_DIR / "manage.py")]
 
 CONFIGURATION = """
 organizations:
-  - {{slug: acme, name: Acme, teams: [{{slug: search, name: Search}}, {{slug: support, name: Support}}]}}
+  - slug: acme
+    name: Acme
+    teams: [{{slug: search, name: Search}}, {{slug: support, name: Support}}]
+    limits: [{{metric: spend, amount: 100, period: month}}]
 connections:
   - {{name: demo-gemini, kind: gemini, base_url: "http://127.0.0.1:{upstream}", credential: {{api_key: demo}}, allow_private: true}}
   - {{name: demo-openai, kind: openai, base_url: "http://127.0.0.1:{upstream}/v1", credential: {{api_key: demo}}, allow_private: true}}
@@ -41,6 +44,20 @@ models:
       - {{connection: demo-openai, upstream_model: gpt-4o}}
 keys:
   - {{organization: acme, team: search, name: demo, allowed_models: ["gemini-2.5-*"], secret: "{secret}"}}
+  - organization: acme
+    team: search
+    name: search-web
+    limits: [{{metric: requests, amount: 600, period: minute}}, {{metric: spend, amount: 60, period: month}}]
+  - organization: acme
+    team: support
+    name: support-bot
+    allowed_models: [gemini-2.5-flash]
+    limits: [{{metric: spend, amount: 1, period: day}}]
+  - organization: acme
+    name: ci
+    allowed_models: ["gemini-*"]
+    denied_models: ["*-pro"]
+    limits: [{{metric: concurrent, amount: 4, period: minute}}, {{metric: spend, amount: 2, period: day}}]
 """
 
 READY = """
