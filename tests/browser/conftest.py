@@ -14,19 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests.factories import PASSWORD
 from tests.plugin import chromium
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+expect.set_options(timeout=20_000)  # milliseconds: a busy machine is not a broken page
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all of them, because they share a browser."""
+    for item in items:
+        if HERE in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="package"), append=False)
+
+
+@pytest.fixture(scope="package")
 def site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running Gatehouse that works on the test database, the same for all tests."""
     from django.conf import settings  # noqa: PLC0415 - ready only now
@@ -48,7 +58,7 @@ def site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "SECRET_KEY": settings.SECRET_KEY,
         "GATEHOUSE_PEPPER": settings.GATEHOUSE_PEPPER,
         "GATEHOUSE_ENCRYPTION_KEYS": settings.GATEHOUSE_ENCRYPTION_KEYS,
-        "GATEHOUSE_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "GATEHOUSE_PUBLIC_URL": f"http://localhost:{port}",  # a passkey belongs to a name, never to an address
     }
     log = (tmp_path / "server.log").open("w")
     command = [sys.executable, str(ROOT / "manage.py"), "serve", "--port", str(port)]
@@ -73,6 +83,10 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"The site did not start: {log.read_text()[-3000:]}")
 
 
+# Two frames: what scripts changed in the first is on the screen with the second.
+DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+
+
 @dataclass
 class Visitor:
     """One browser window, with everything that went wrong in it."""
@@ -89,8 +103,9 @@ class Visitor:
         await self.page.wait_for_url(f"{self.site}/admin/")
 
     async def open(self, path: str) -> None:
+        """Go there, and let everything that the page does when it is loaded show."""
         await self.page.goto(f"{self.site}{path}")
-        await self.page.wait_for_load_state("networkidle")
+        await self.page.evaluate(DRAWN)
 
     async def overflow(self) -> int:
         """By how many pixels the page is wider than the window."""
@@ -115,12 +130,20 @@ class Visitor:
             self.troubles.append(f"outside request: {request.url}")
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def _running_browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         found = await playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
         yield found
         await found.close()
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def browser(_running_browser: Browser) -> AsyncIterator[Browser]:
+    """Chromium, the same for all tests; windows, cookies and storage are this test's alone."""
+    yield _running_browser
+    for context in _running_browser.contexts:
+        await context.close()
 
 
 async def visitor(browser: Browser, site: str, *, width: int = 1440, theme: Any = "light") -> Visitor:

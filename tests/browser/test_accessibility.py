@@ -31,6 +31,7 @@ PAGES = (
     "/admin/audit/",
     "/admin/playground/",
     "/admin/my-keys/",
+    "/admin/second-factor/",
     "/admin/keys/virtualkey/",
     "/admin/keys/virtualkey/add/",
     "/admin/keys/virtualkey/{key}/change/",
