@@ -74,12 +74,23 @@ def presented(headers: Mapping[str, str], query_string: bytes) -> tuple[str, Sou
     return "", "none"
 
 
+def without_credential(query_string: bytes) -> bytes:
+    """The query string without any `key`, however it is spelled, so that nothing later can log it or send it on."""
+    if b"key" not in query_string and b"%" not in query_string:
+        return query_string
+    return b"&".join(pair for pair in query_string.split(b"&") if not _names_key(pair))
+
+
 def _from_query(query_string: bytes) -> str:
     for pair in query_string.split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if value and (name == b"key" or (b"%" in name and unquote_to_bytes(name) == b"key")):
+        if _names_key(pair) and (value := pair.partition(b"=")[2]):
             return unquote_to_bytes(value).decode("latin-1")
     return ""
+
+
+def _names_key(pair: bytes) -> bool:
+    name = pair.partition(b"=")[0]
+    return name == b"key" or (b"%" in name and unquote_to_bytes(name) == b"key")
 
 
 def _checksum(body: str) -> str:

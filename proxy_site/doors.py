@@ -155,10 +155,8 @@ def resolved(path: str) -> ResolverMatch:
 async def find_caller(scope: Scope, headers: dict[str, str]) -> Caller:
     """Who calls, from the head alone. Also takes `?key=` out of the query, so that nothing later can log it."""
     secret, source = secrets.presented(headers, scope["query_string"])
-    if b"key=" in scope["query_string"]:
-        scope["query_string"] = b"&".join(
-            part for part in scope["query_string"].split(b"&") if not part.startswith(b"key=")
-        )
+    if scope["query_string"]:
+        scope["query_string"] = secrets.without_credential(scope["query_string"])
     address = scope["client"][0] if scope.get("client") else ""
     return lookup.cached(secret, source, address) or await lookup.find(secret, source, address)
 

@@ -83,6 +83,7 @@ PLACES: list[tuple[dict[str, str], bytes, tuple[str, Source]]] = [
     ({}, b"key=q", ("q", "query")),
     ({}, b"alt=sse&key=q", ("q", "query")),
     ({}, b"k%65y=%71%2B", ("q+", "query")),
+    ({}, b"%6Bey=q", ("q", "query")),
     ({}, b"key=&key=q", ("q", "query")),
     ({"authorization": "Bearer b"}, b"", ("b", "bearer")),
     ({"authorization": "bearer  b "}, b"", ("b", "bearer")),
@@ -106,3 +107,20 @@ def test_the_credential_is_found_where_clients_put_it(
     headers: dict[str, str], query: bytes, expected: tuple[str, Source]
 ) -> None:
     assert secrets.presented(headers, query) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        (b"", b""),
+        (b"key=q", b""),
+        (b"%6bey=q", b""),
+        (b"k%65y=%71&alt=sse", b"alt=sse"),
+        (b"alt=sse&%6B%65%79=q&key=r&key&x=%6bey", b"alt=sse&x=%6bey"),
+        (b"keys=1&monkey=2&a=key=3", b"keys=1&monkey=2&a=key=3"),
+        (b"%&%zz=%", b"%&%zz=%"),
+    ],
+)
+def test_a_credential_in_the_query_is_taken_out_however_it_is_spelled(query: bytes, left: bytes) -> None:
+    assert secrets.without_credential(query) == left
+    assert secrets.presented({}, left) == ("", "none")

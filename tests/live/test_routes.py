@@ -332,6 +332,7 @@ def test_any_content_type_and_form_of_a_key_will_do(world: World) -> None:
         ("", {"x-goog-api-key": secret}),
         (f"?key={secret}", {}),
         (f"?alt=json&key={secret}&prettyPrint=false", {}),
+        (f"?%6bey={secret}", {}),
         ("", {"authorization": f"Bearer {secret}"}),
         ("", {"authorization": f"bearer {secret}", "x-goog-api-key": secret}),
     ]
