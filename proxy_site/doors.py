@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from contextlib import aclosing
 from functools import lru_cache
 from io import BytesIO
@@ -106,6 +107,8 @@ class ApiHandler(ASGIHandler):
         if caller.context is not None:
             try:
                 body = await read_body(scope, receive, self.max_body)
+                if encoding := headers.get("content-encoding"):
+                    body = await asyncio.to_thread(unpacked, body, encoding, self.max_body)
             except GeminiError as trouble:
                 scope["gatehouse.body_error"] = trouble
         elif "content-length" in headers or "transfer-encoding" in headers:
@@ -181,6 +184,24 @@ async def read_body(scope: Scope, receive: Any, cap: int) -> bytes:
         pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def unpacked(body: bytes, encoding: str, cap: int) -> bytes:
+    """A body that the client compressed, under the cap once more. Raises GeminiError."""
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise InvalidArgument(f"The content encoding {encoding!r} is not supported; gzip is.")
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with gzip's header
+    try:
+        whole = unpacking.decompress(body, cap + 1)
+    except zlib.error:
+        raise InvalidArgument("The request body is not gzip, although its content encoding says so.") from None
+    if len(whole) > cap:
+        raise TooLarge(f"The request is larger than {cap} bytes.")
+    if not unpacking.eof:
+        raise InvalidArgument("The request body ends in the middle of its gzip data.")
+    return whole
 
 
 async def answer(response: HttpResponseBase, send: Any) -> None:
