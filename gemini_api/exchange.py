@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from gemini_api import answers
@@ -29,7 +30,7 @@ async def ask(question: Question, deployment: DeploymentEntry, flight: Flight, a
         request = await prepared(deployment, letter, "generate")
         try:
             said = await upstream.send(deployment, request, deadline=attempt.deadline, timeouts=attempt.timeouts)
-            chunk = read_answer(deployment, letter, said.body)
+            chunk = read_answer(deployment, named(letter, deployment, said.headers), said.body)
         except UpstreamRefusal as refusal:
             meant = understood(question, deployment, letter, refusal, again=first)
             if isinstance(meant, Letter):
@@ -55,7 +56,8 @@ async def listen(
             async with upstream.open_stream(
                 deployment, request, deadline=attempt.deadline, timeouts=attempt.timeouts
             ) as frames:
-                yield pieces(frames, translator_of(deployment).Stream(letter.memo), flight, attempt, reading)
+                memo = named(letter, deployment, frames.headers).memo
+                yield pieces(frames, translator_of(deployment).Stream(memo), flight, attempt, reading)
             return
         except UpstreamRefusal as refusal:
             meant = understood(question, deployment, letter, refusal, again=first)
@@ -63,6 +65,14 @@ async def listen(
             yield one_piece(meant, flight, reading)
             return
         letter, first = meant, False
+
+
+def named(letter: Letter, deployment: DeploymentEntry, headers: Mapping[str, str]) -> Letter:
+    """The letter, knowing the answer's id where only the head of the answer tells it."""
+    name = deployment.backend.request_id_header
+    if not name or not headers.get(name):
+        return letter
+    return replace(letter, memo=replace(letter.memo, response_id=headers[name][:100]))
 
 
 def understood(

@@ -79,11 +79,12 @@ class Memo:
 
     names: vendor's function name -> the client's. wrapped: "" or "json" or "enum": the root schema was wrapped
     in {"value": ...}. thoughts: the client wants thought summaries. stops: stop sequences to be found here, because
-    the vendor cannot. model: what `modelVersion` says when the vendor does not. prompt_tokens: our estimate,
-    for answers without usage.
+    the vendor cannot. model, response_id: what `modelVersion` and `responseId` say when the vendor's answer does
+    not. prompt_tokens: our estimate, for answers without usage.
     """
 
     model: str = ""
+    response_id: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     wrapped: str = ""
     thoughts: bool = False

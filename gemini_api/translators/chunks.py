@@ -39,7 +39,7 @@ class Answer:
         self._candidates = [self._first]
         self._usage: Json | None = None
         self._taken = False
-        self.response_id = ""
+        self.response_id = memo.response_id
         self.model_version = memo.model
 
     def candidate(self, index: int) -> Candidate:

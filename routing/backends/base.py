@@ -94,7 +94,11 @@ class Backend:
     credential_fields: ClassVar[tuple[CredentialField, ...]] = (CredentialField("api_key", "API key"),)
     actions: ClassVar[frozenset[Action]] = frozenset({"generate", "stream"})
     capabilities: ClassVar[Mapping[str, Any]] = {}  # what this place lacks of its language; a deployment's own win
+    request_id_header: ClassVar[str] = ""  # where the vendor names an answer that has no id of its own
     price_provider: ClassVar[str] = ""  # provider id in genai-prices
+
+    def warm_up(self) -> None:
+        """Import what only this kind needs, so that its first call need not. Takes a while: in a thread."""
 
     def speaks(self, endpoint: Endpoint) -> str:
         """The language of this endpoint: a module name in gemini_api/translators."""

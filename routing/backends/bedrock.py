@@ -60,7 +60,14 @@ class Bedrock(Backend):
         ),
     )
     actions: ClassVar[frozenset[Action]] = frozenset({"generate", "stream", "count"})
+    request_id_header = "x-amzn-requestid"
     price_provider = "aws"
+
+    def warm_up(self) -> None:
+        import botocore.auth  # noqa: PLC0415 - 30 MB of package that only this backend needs
+        import botocore.awsrequest  # noqa: PLC0415 - as above
+        import botocore.credentials  # noqa: PLC0415 - as above
+        import botocore.eventstream  # noqa: F401, PLC0415 - as above
 
     def speaks(self, endpoint: Endpoint) -> str:
         api = endpoint.options.get("api") or "auto"

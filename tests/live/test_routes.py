@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -373,6 +374,21 @@ def test_a_body_that_grows_too_large_is_refused(world: World, vendor: Any) -> No
     assert not vendor.requests
 
 
+def test_a_compressed_body_is_read_and_what_is_none_is_refused(world: World, vendor: Any) -> None:
+    def asked(content: bytes, encoding: str = "gzip") -> httpx2.Response:
+        headers = {"x-goog-api-key": world.keys["ci"], "content-encoding": encoding}
+        return world.http.post("/v1beta/models/gemini:generateContent", content=content, headers=headers)
+
+    packed = gzip.compress(json.dumps(saying("Hi")).encode())
+    assert asked(packed).status_code == 200
+    [arrived] = vendor.requests
+    assert arrived.json == saying("Hi")
+    for content, encoding in ((b"{}", "gzip"), (packed[:-9], "gzip"), (packed, "br")):
+        error_of(asked(content, encoding), 400, "INVALID_ARGUMENT")
+    error_of(asked(gzip.compress(b" " * TOO_MUCH)), 413, "INVALID_ARGUMENT")
+    assert len(vendor.requests) == 1
+
+
 def test_a_refusal_reaches_a_client_that_is_still_sending(world: World, vendor: Any) -> None:
     """Its body is not read, and still it must not see a broken connection instead of an answer."""
     body = json.dumps(saying("x" * 8_000_000)).encode()
@@ -537,6 +553,12 @@ def test_what_cannot_be_embedded_is_refused(world: World) -> None:
     error_of(world.ask(embedder("gemini"), "batchEmbedContents", {"requests": []}), 400, "INVALID_ARGUMENT")
     other = {"requests": [{"model": "models/another", "content": {"parts": [{"text": "x"}]}}]}
     error_of(world.ask(embedder("openai"), "batchEmbedContents", other), 400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("action", ["generateContent", "streamGenerateContent"])
+def test_an_answer_without_an_id_of_its_own_has_the_one_in_its_head(world: World, action: str) -> None:
+    said = world.ask("bedrock-nova", action, saying("Hi")).json()
+    assert {each["responseId"] for each in (said if isinstance(said, list) else [said])} == {"request-1"}
 
 
 LOSSY = saying("Hi", generationConfig={"topK": 3}, safetySettings=[])
