@@ -131,12 +131,18 @@ _loader = _Loader()
 
 
 def _load_and_hang_up() -> Catalog:
-    """`load` for a thread that is not Django's: nobody else would give the connection back."""
+    """`load` for a thread that is not Django's: nobody else would give the connection back.
+
+    Also where the kinds in use import what they need: the first call of a kind would do it on the event loop.
+    """
     close_old_connections()
     try:
-        return load()
+        found = load()
     finally:
         connection.close()
+    for kind in {entry.kind for entry in found.deployments.values()}:
+        BACKENDS[kind].warm_up()
+    return found
 
 
 # ---- rows into entries

@@ -54,6 +54,10 @@ class Vertex(Backend):
     actions: ClassVar[frozenset[Action]] = frozenset({"generate", "stream", "count", "embed"})
     price_provider = "google"
 
+    def warm_up(self) -> None:
+        import google.auth.exceptions  # noqa: PLC0415 - a large package that only this backend needs
+        import google.oauth2.service_account  # noqa: F401, PLC0415 - as above
+
     def speaks(self, endpoint: Endpoint) -> str:
         return "anthropic_messages" if self._publisher(endpoint) == "anthropic" else "gemini"
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
 from keys import notices
 from keys.models import Organization
 from routing import credentials, loading
+from routing.backends.base import Action, Backend, Endpoint
 from routing.models import Connection, Deployment, PublicModel
 
 
@@ -161,3 +167,62 @@ async def test_an_open_catalog_swaps_on_a_notice_and_stays_when_the_database_is_
 async def test_current_works_inside_a_running_loop_without_open() -> None:
     await asyncio.to_thread(make)
     assert [model.name for model in loading.current().models] == ["fast"]
+
+
+class Slow(Backend):
+    """A kind that needs a large package, and remembers which thread had to get it."""
+
+    label = "Slow"
+    language = "chat_completions"
+    warmed: list[int]
+
+    def __init__(self) -> None:
+        self.warmed = []
+
+    def warm_up(self) -> None:
+        self.warmed.append(threading.get_ident())
+
+    def url(self, endpoint: Endpoint, action: Action) -> str:
+        return endpoint.base_url
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_what_the_kinds_in_use_need_is_imported_beside_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, unused = Slow(), Slow()
+    monkeypatch.setitem(loading.BACKENDS, "slow", used)
+    monkeypatch.setitem(loading.BACKENDS, "slower", unused)
+    await sync_to_async(make)(kind="slow")
+    await loading.open()
+    await loading.close()
+    assert len(used.warmed) == 1
+    assert used.warmed[0] != threading.get_ident()
+    assert unused.warmed == []
+
+
+# What a first signed call and a first stream import after `warm_up`. In a process of its own, which knows nothing yet.
+FIRST_CALL = """
+import asyncio, sys
+from routing.backends.base import Endpoint
+from routing.backends.bedrock import backend
+from routing.backends import vertex
+from routing.framing import EventStreamDecoder
+backend.warm_up()
+vertex.backend.warm_up()
+before = set(sys.modules)
+keys = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "secret"}
+place = Endpoint(
+    kind="bedrock", base_url="", model="amazon.nova-pro-v1:0", connection_id="c", options={"region": "us-east-1"},
+    credential=keys, headers={}, allow_private=False, scope="s",
+)
+asyncio.run(backend.prepare(place, {}, "stream"))
+EventStreamDecoder()
+import google.auth, google.auth.exceptions, google.oauth2.service_account
+print([name for name in set(sys.modules) - before if name.startswith(("botocore", "google"))])
+"""
+
+
+def test_a_warm_kind_imports_nothing_more_with_its_first_call() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
