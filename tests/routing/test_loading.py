@@ -17,6 +17,7 @@ from django.db import OperationalError
 from keys import notices
 from keys.models import Organization
 from routing import credentials, loading
+from routing.backends import BACKENDS
 from routing.backends.base import Action, Backend, Endpoint
 from routing.models import Connection, Deployment, PublicModel
 
@@ -189,8 +190,8 @@ class Slow(Backend):
 @pytest.mark.django_db(transaction=True)
 async def test_what_the_kinds_in_use_need_is_imported_beside_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     used, unused = Slow(), Slow()
-    monkeypatch.setitem(loading.BACKENDS, "slow", used)
-    monkeypatch.setitem(loading.BACKENDS, "slower", unused)
+    monkeypatch.setitem(BACKENDS, "slow", used)
+    monkeypatch.setitem(BACKENDS, "slower", unused)
     await sync_to_async(make)(kind="slow")
     await loading.open()
     await loading.close()
