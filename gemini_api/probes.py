@@ -173,6 +173,7 @@ PROBES: tuple[Probe, ...] = (
     top("`labels`", labels={"team": "search"}),
     top("`store`", store=False),
     top("`serviceTier`", serviceTier="flex"),
+    top("`serviceTier`: priority", serviceTier="priority"),
     top("`modelArmorConfig`", modelArmorConfig={"promptTemplateName": "x"}),
     top("a field nobody knows", brandNew=True),
     tool("function declarations", DECLARED, PLAIN),

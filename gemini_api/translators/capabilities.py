@@ -218,11 +218,12 @@ CONVERSE: Mapping[str, Row] = {
 #   off               whether thinking can be switched off
 #   signatures        function calls must carry a thought signature
 # A deployment may also set:
+#   dear_tiers        service tiers that cost more than standard may be asked for; give it a price of its own then
 #   platform          "vertex" or "developer": whose fields are taken (otherwise the connection's options tell)
 
 GEMINI_DEFAULT: Row = {
     "thinking": "any", "efforts": ("minimal", *_TO_HIGH), "budget_range": (1, 32768), "off": True, "signatures": False,
-    "platform": "",
+    "platform": "", "dear_tiers": False,
 }  # fmt: skip
 _GEMINI_3: Row = {"thinking": "both", "signatures": True, "off": False}
 

@@ -45,6 +45,8 @@ _VERTEX_BOOKKEEPING = frozenset({"labels"})
 _DEVELOPER_BOOKKEEPING = frozenset({"store"})
 _DEVELOPER_PART_BOOKKEEPING = frozenset({"partMetadata"})
 
+PLAIN_TIERS = frozenset({"FLEX", "STANDARD", "UNSPECIFIED"})  # ends of their names; all others cost more
+
 ERROR_WORDS: dict[str, Kind] = {
     "INVALID_ARGUMENT": "invalid",
     "FAILED_PRECONDITION": "credential",  # the project's billing or location: nothing the caller can change
@@ -197,6 +199,7 @@ def _adapted(body: Json, target: Target) -> tuple[Letter, bool]:
     editor = _Editor(body, losses, anew=target.signed_anew)
     vertex = _is_vertex(caps, target)
     editor.platform(DEVELOPER_ONLY if vertex else VERTEX_ONLY, vertex=vertex)
+    editor.tier(caps)
     editor.thinking(caps)
     sealed = editor.contents(caps, vertex=vertex)
     payload = {name: value for name, value in editor.body.items() if name not in ("_unknown", "model")}
@@ -229,6 +232,13 @@ class _Editor:
                 known = self._without(calling, foreign["functionCallingConfig"], "toolConfig.functionCallingConfig")
                 left = left if known is calling else {**left, "functionCallingConfig": known}
             self._replace("toolConfig", left)
+
+    def tier(self, caps: Row) -> None:
+        """A faster answer costs more than the price list says: only where the deployment allows it."""
+        tier = self.body.get("serviceTier")
+        if tier is not None and not caps["dear_tiers"] and str(tier).upper().rpartition("_")[2] not in PLAIN_TIERS:
+            self._losses.drop("serviceTier", "This deployment serves at its standard price.")
+            self._set("serviceTier", None)
 
     def thinking(self, caps: Row) -> None:
         config = self.body.get("generationConfig", {})

@@ -168,6 +168,22 @@ def test_thinking_is_asked_for_as_the_models_generation_wants_it(
     assert letter.dropped == (("generationConfig.thinkingConfig",) if dropped else ())
 
 
+@pytest.mark.parametrize(
+    ("tier", "capabilities", "goes"),
+    [
+        ("priority", {}, False), ("SERVICE_TIER_PRIORITY", {}, False), (3, {}, False), ("flex", {}, True),
+        ("SERVICE_TIER_STANDARD", {}, True), ("priority", {"dear_tiers": True}, True),
+    ],
+)  # fmt: skip
+def test_a_tier_that_costs_more_is_only_asked_for_where_the_deployment_says_so(
+    tier: Any, capabilities: Json, goes: bool
+) -> None:
+    letter, same = sent({"contents": HI, "serviceTier": tier}, capabilities=capabilities)
+    assert same == goes
+    assert letter.dropped == (() if goes else ("serviceTier",))
+    assert goes or "serviceTier" not in letter.payload
+
+
 def test_a_role_is_always_sent() -> None:
     letter, _ = sent({"contents": {"parts": {"text": "hi"}}})
     assert letter.payload == {"contents": HI}
