@@ -87,7 +87,9 @@ def _identity(named: Named, roles: Roles, address: str) -> Identity:
         return known
     if not named.email:
         raise NotAdmitted("The provider names no mail address of yours that it has verified.")
-    person = User.objects.select_for_update().filter(email__iexact=named.email).first()
+    alike = User.objects.select_for_update().filter(email__iexact=named.email)
+    # Databases fold letters that only look alike (\u0131 to I): such an address is another one.
+    person = next((each for each in alike if each.email.lower() == named.email.lower()), None)
     if person is None:
         if not roles:
             raise NotAdmitted("None of your groups has a role here. Ask whoever looks after Gatehouse.")

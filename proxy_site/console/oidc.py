@@ -185,10 +185,11 @@ def groups_of(claims: Mapping[str, Any]) -> list[str]:
 
 
 def verified_email(claims: Mapping[str, Any]) -> str:
-    """The mail address, if the provider says it is theirs; "" otherwise."""
+    """The mail address, if the provider says it is theirs; "" otherwise, and for letters that fold into ASCII ones."""
     email, verified = claims.get("email"), claims.get("email_verified")
     trusted = verified is True or (verified is None and settings.GATEHOUSE.oidc_trust_email)
-    return email.strip().lower() if trusted and isinstance(email, str) and len(email) <= 254 and "@" in email else ""
+    good = isinstance(email, str) and email.isascii() and "@" in email and len(email) <= 254
+    return str(email).strip().lower() if trusted and good else ""
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:

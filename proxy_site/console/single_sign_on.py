@@ -65,7 +65,7 @@ def begin(request: HttpRequest) -> HttpResponse:
     if closed := _closed(request):
         return closed
     following = place(str(request.GET.get("next") or ""))
-    if request.user.is_authenticated and request.user.is_active:
+    if admin.site.has_permission(request):
         return HttpResponseRedirect(following)
     try:
         found = oidc.provider()

@@ -162,7 +162,7 @@ def test_an_invitation_asks_for_the_code_as_well(world: World) -> None:
     address = f"/admin/join/{invitations.token(Invitation.objects.get(email=person.email))}/"
     second_factor.start(person)
     SecondFactor.objects.update(confirmed_at=person.date_joined)
-    assert Client().post(address, {"password": PASSWORD}).status_code == 200
+    assert "Give the code of your authenticator app" in Client().post(address, {"password": PASSWORD}).content.decode()
     assert not person.memberships.exists()
     assert Client().post(address, {"password": PASSWORD, "code": code_of(person)}).status_code == 302
 

@@ -200,6 +200,31 @@ def test_a_mail_address_that_is_not_verified_leads_to_no_account(
         assert not Identity.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "email", ["m\u0131ra@example.org", "mira@example.or\u212a", "\u212aira@example.org", "", "mira", 7]
+)
+def test_an_address_that_only_looks_like_somebodys_leads_to_no_account(
+    acme: Organization, provider: OpenIDProvider, email: Any
+) -> None:
+    """Databases and str.lower fold a dotless i and a Kelvin sign into ASCII letters."""
+    for name in ("mira", "kira"):
+        make_platform_admin(name)
+    provider.person["email"] = email
+    client, response = sign_in()
+    refused(response, 403, "no mail address")
+    assert not is_in(client)
+    assert not Identity.objects.exists()
+
+
+def test_an_account_whose_address_only_looks_like_it_is_left_alone(
+    acme: Organization, provider: OpenIDProvider
+) -> None:
+    other = make_person("\u0131da")
+    provider.person["email"] = "ida@example.org"
+    assert is_in(sign_in()[0])
+    assert not other.identities.exists()
+
+
 def test_a_person_is_known_by_subject_and_not_by_mail_address(acme: Organization, provider: OpenIDProvider) -> None:
     sign_in()
     provider.person |= {"email": "root@example.org", "email_verified": False}
@@ -412,6 +437,15 @@ def test_another_secret_than_the_provider_has_signs_nobody_in(acme: Organization
     client, response = sign_in()
     refused(response, 502, "could not be verified")
     assert not is_in(client)
+
+
+def test_who_is_in_goes_on_and_who_has_no_role_may_sign_in_as_somebody_else(acme: Organization) -> None:
+    for person, comes_as in ((make_platform_admin(), "root@example.org"), (make_person("nobody"), ADA)):
+        client = Client()
+        client.force_login(person, backend="django.contrib.auth.backends.ModelBackend")
+        if client.get(START)["Location"] != "/admin/":
+            sign_in(client)
+        assert client.get("/admin/").context["user"].email == comes_as
 
 
 # The way back

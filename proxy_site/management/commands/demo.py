@@ -142,6 +142,8 @@ def demo_environment(data: Path, port: int) -> dict[str, str]:
         "PORT": str(port),
         "WEB_CONCURRENCY": "1",
         "GATEHOUSE_PUBLIC_URL": "",
+        "GATEHOUSE_OIDC_ISSUER": "",
+        "GATEHOUSE_PASSWORD_LOGIN": "",
         "GATEHOUSE_ADMIN_EMAIL": EMAIL,
         "LOG_LEVEL": "WARNING",
     }
