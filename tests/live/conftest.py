@@ -23,7 +23,7 @@ VirtualKey.objects.filter(name="expired").update(expires_at=datetime(2020, 1, 1,
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(_running_upstreams: Callable[[str], Any]) -> Iterator[World]:
     with gateway(configuration(_running_upstreams), started=False) as running:
         running.manage("shell", "-c", STOPPED)
