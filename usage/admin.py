@@ -14,13 +14,14 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from keys.dates import ago
-from keys.models import Organization, VirtualKey
+from keys.models import Organization, Team, VirtualKey
 from keys.principal import Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin
 from lib.ids import first_uuid7
@@ -202,6 +203,9 @@ class RequestRecordAdmin(ReadOnlyAdmin):
         if object_id is None:
             raise Http404
         record = self.get_object(request, object_id)
+        key_id = parsed(record.key_id)
+        seen = key_id and self.principal(request).scope(VirtualKey.objects.filter(pk=key_id)).exists()
+        tokens = breakdown.lines(record)
         context = {
             **self.admin_site.each_context(request),
             "title": "Request",
@@ -210,14 +214,16 @@ class RequestRecordAdmin(ReadOnlyAdmin):
             "original": record,
             "record": record,
             "attempts": figures.waterfall(record),
-            "tokens": breakdown.lines(record),
+            "tokens": tokens,
+            "parts": breakdown.parts(tokens),
+            "key_page": reverse("admin:key_page", args=[key_id]) if seen else "",
             "curl": curl(record),
             "kept": body_store.kept(self.principal(request).scope(StoredBody.objects.filter(pk=record.pk))).exists(),
         }
         return TemplateResponse(request, "gatehouse/request.html", context)
 
 
-SELECTED = ("organization", "key", "model", "deployment")  # filters that have a select of their own
+SELECTED = ("organization", "team", "key", "model", "deployment", "label")  # filters that have a select of their own
 
 
 def chips(filters: Filters, rows: list[RequestRecord]) -> list[dict[str, str]]:
@@ -257,8 +263,10 @@ def choices_of(principal: Principal) -> dict[str, list[tuple[str, str]]]:
     models = principal.scope(PublicModel.objects.order_by("name")).values_list("name", flat=True)[:500]
     deployments = principal.scope(Deployment.objects.select_related("connection"))[:500]
     organizations = principal.scope(Organization.objects.all())[:500]
+    teams = principal.scope(Team.objects.order_by("name"))[:500]
     return {
         "organizations": [(str(row.pk), row.name) for row in organizations],
+        "teams": [(str(row.pk), row.name) for row in teams],
         "keys": [(str(row.pk), row.name) for row in keys],
         "models": [(name, name) for name in dict.fromkeys(models)],
         "deployments": [(str(row.pk), str(row)) for row in deployments],

@@ -41,6 +41,22 @@ def lines(record: RequestRecord) -> list[Line]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one class is of the whole cost. width: percent."""
+
+    label: str
+    nano: int
+    width: float
+
+
+def parts(found: list[Line]) -> list[Part]:
+    """The classes that cost something, for a bar; none when it would be a bar of one colour."""
+    priced = [(line.label, line.nano) for line in found if line.nano]
+    whole = sum(nano for _label, nano in priced)
+    return [Part(label, nano, 100 * nano / whole) for label, nano in priced] if len(priced) > 1 else []
+
+
 def rates_of(record: RequestRecord, tokens: Tokens) -> prices.Rates | None:
     """The rates the record was priced with; None when they are not those known now, by name."""
     backend = BACKENDS.get(record.backend)

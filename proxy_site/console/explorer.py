@@ -16,7 +16,6 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from keys.models import Team
 from keys.principal import Principal, principal_of
 from proxy_site.console import asked
 from proxy_site.console.asked import Asked
@@ -154,16 +153,12 @@ def page(request: HttpRequest) -> HttpResponse:
         "group_label": GROUPS[question.group],
         "steps": asked.steps_for(question.asked.period),
         "tops": TOPS,
-        "choices": {**choices_of(principal), "teams": teams(principal)},
+        "choices": choices_of(principal),
         "chips": chips(question, found),
         "views": SavedView.objects.filter(user_id=str(request.user.pk)).order_by("name")[:MOST_VIEWS],
         "query": question.query(),
     }
     return TemplateResponse(request, "gatehouse/explorer.html", context)
-
-
-def teams(principal: Principal) -> list[tuple[str, str]]:
-    return [(str(team.pk), team.name) for team in principal.scope(Team.objects.order_by("name"))[:500]]
 
 
 def told(value: float | None, unit: str) -> str:

@@ -13,7 +13,7 @@ from keys.models import AuditEvent, Limit, VirtualKey
 from keys.principal import Principal, principal_of
 from proxy_site.console import asked, budgets, key_choice
 from proxy_site.console.asked import Asked
-from proxy_site.console.explorer import STEP_LABELS, teams
+from proxy_site.console.explorer import STEP_LABELS
 from routing.models import Connection, Deployment
 from usage import figures, summaries
 from usage.admin import choices_of
@@ -53,7 +53,7 @@ def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
             for name, value in found.values.items()
             if name not in ("organization", "team", "model")
         ],
-        "choices": {**choices_of(principal), "teams": teams(principal)},
+        "choices": choices_of(principal),
         "cards": cards(overview, principal, found),
         "charts": charts(found, filters, split),
         "explorer": f"{reverse('admin:explorer')}?{found.query(group=split)}",
@@ -148,8 +148,8 @@ def whole(period: Period, step: Step) -> Period:
 def top_keys(found: Asked, filters: Filters) -> list[dict[str, Any]]:
     """With the budget that is closest to its end, of those the key has itself."""
     rows = summaries.top_keys(found.period, filters, limit=8)
-    known = {row.id for row in rows if key_choice.parsed(row.id)}
-    own = Limit.objects.filter(key__in=known, metric=Limit.Metric.SPEND)
+    known = {row.id: key_id for row in rows if (key_id := key_choice.parsed(row.id))}
+    own = Limit.objects.filter(key__in=known.values(), metric=Limit.Metric.SPEND)
     spent = {each.id: each for each in budgets.standings(own)} if rows else {}
     closest: dict[str, budgets.Standing] = {}
     for limit_id, key_id in own.values_list("pk", "key_id"):

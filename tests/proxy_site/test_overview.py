@@ -12,6 +12,7 @@ from django.urls import reverse
 from proxy_site.console import overview
 from tests.factories import make_limit
 from tests.proxy_site.admin_world import World, make_bucket, make_record, make_world
+from usage import breakdown
 from usage.models import LimitEvent
 
 pytestmark = pytest.mark.django_db
@@ -133,3 +134,19 @@ def test_a_deployment_s_last_day_is_told_hour_by_hour(world: World) -> None:
     assert [block["colour"] for block in shown.blocks] == [""] * 23 + ["gh-failed"]
     assert "4 calls, 4 failed" in shown.blocks[-1]["words"]
     assert f"deployment={deployment.pk}" in shown.blocks[-1]["link"]
+
+
+# Of one request
+
+
+def test_the_cost_of_a_request_is_shown_by_class_and_its_key_leads_on(world: World) -> None:
+    key: Any = world.acme.rows["keys.virtualkey"]
+    bar = breakdown.parts([breakdown.Line("Input", 10, None, 30), breakdown.Line("Output", 5, None, 90)])
+    assert [(part.label, part.width) for part in bar] == [("Input", 25.0), ("Output", 75.0)]
+    assert breakdown.parts([breakdown.Line("Input", 10, None, 30), breakdown.Line("Output", 0, None, None)]) == []
+    record = make_record(world.acme, key="acme-key", key_id=str(key.pk))
+    page = client_of(world, "owner").get(reverse("admin:usage_requestrecord_change", args=[record.pk]))
+    assert page.context["key_page"] == reverse("admin:key_page", args=[key.pk])
+    gone = make_record(world.acme, key="gone", key_id="no id at all")
+    page = client_of(world, "owner").get(reverse("admin:usage_requestrecord_change", args=[gone.pk]))
+    assert page.context["key_page"] == ""

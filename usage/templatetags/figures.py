@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django import template
@@ -25,6 +26,13 @@ def duration(milliseconds: float | None) -> str:
 def share(part: float | None) -> str:
     """0.023 as 2.3 %."""
     return "–" if not isinstance(part, int | float) else figures.percent(part, 1)
+
+
+@register.filter
+def rate(usd: Decimal) -> str:
+    """USD per million tokens: 0.15, 3, 0.075."""
+    shortest = usd.normalize()
+    return f"{shortest:f}" if shortest != shortest.to_integral_value() else f"{shortest:.0f}"
 
 
 @register.filter
