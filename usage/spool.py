@@ -336,6 +336,11 @@ def healthy() -> bool:
     return _spool is not None and _spool.healthy
 
 
+def full() -> bool:
+    """Whether this process has a spool that takes no more lines."""
+    return _spool is not None and not _spool.healthy
+
+
 def close() -> None:
     global _spool
     if _spool is not None:

@@ -32,6 +32,11 @@ class ConsoleSite(UnfoldAdminSite):
 
         return urls.patterns(self)
 
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        from proxy_site.console import outages  # noqa: PLC0415 - as above
+
+        return {**super().each_context(request), "outages": outages.now()}
+
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The first page is the overview."""
         from proxy_site.console import overview  # noqa: PLC0415 - as above

@@ -1,4 +1,4 @@
-"""A TCP relay before a server that can be cut: connections die, new ones are refused."""
+"""A TCP relay before a server that can be cut (connections die, new ones are refused) or go silent (nothing arrives)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Cable:
-    """Cut and mend it as often as you like; its address stays the same."""
+    """Cut and mend it, silence it and let it speak, as often as you like; its address stays the same."""
 
     def __init__(self, host: str, port: int) -> None:
+        self._flows = threading.Event()
+        self._flows.set()
         self._target = (host, port)
         self._open: list[socket.socket] = []
         self.url = ""
@@ -43,6 +45,13 @@ class Cable:
                 each.shutdown(socket.SHUT_RDWR)
         self._open = []
 
+    def silence(self) -> None:
+        """Connections are taken and kept; what is said waits."""
+        self._flows.clear()
+
+    def speak(self) -> None:
+        self._flows.set()
+
     def mend(self) -> None:
         self._listen(self.port)
 
@@ -65,5 +74,6 @@ class Cable:
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self._flows.wait()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
