@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gemini_api.translators.base import Json, Raw
-from gemini_api.translators.usage import CACHE_WRITE, ESTIMATED, number
+from gemini_api.translators.errors import guarded
+from gemini_api.translators.usage import CACHE_WRITE, ESTIMATED, listed, mapping, number
 from lib import json
 from usage.event import Tokens
 
@@ -34,9 +35,13 @@ class Answer:
     reading: Reading
 
 
+@guarded
 def read(chunk: Json, reading: Reading) -> int:
-    """Note usage and finish reason of a chunk; returns how much was said in it, as `Reading.size`."""
-    usage = chunk.get("usageMetadata")
+    """Note usage and finish reason of a chunk; returns how much was said in it, as `Reading.size`.
+
+    Raises UpstreamError for a chunk that came as it is, and is not shaped like Gemini's.
+    """
+    usage = mapping(chunk.get("usageMetadata"))
     reading.counted = bool(usage)
     if usage:
         reading.tokens = tokens(usage)
@@ -64,7 +69,7 @@ def payload(chunk: Json) -> bytes:
     """A chunk as one line of JSON, without what is only ours; the upstream's own bytes where they may leave as they are."""
     if isinstance(chunk, Raw):
         return chunk.data
-    usage = chunk.get("usageMetadata")
+    usage = mapping(chunk.get("usageMetadata"))
     if usage and (CACHE_WRITE in usage or ESTIMATED in usage):
         chunk = {**chunk, "usageMetadata": {name: value for name, value in usage.items() if name[0] != "_"}}
     return json.dumps_line(chunk)
@@ -73,9 +78,9 @@ def payload(chunk: Json) -> bytes:
 def tokens(usage: Json) -> Tokens:
     """Gemini's usageMetadata as the ledger counts. Nonsense (negative, not a number) counts as nothing."""
     by_modality = {
-        (name, each.get("modality")): whole(each.get("tokenCount"))
+        (name, str(each.get("modality"))): whole(each.get("tokenCount"))
         for name in ("promptTokensDetails", "candidatesTokensDetails")
-        for each in usage.get(name) or ()
+        for each in map(mapping, listed(usage.get(name)))
     }
     return Tokens(
         prompt=whole(usage.get("promptTokenCount")),
@@ -89,6 +94,11 @@ def tokens(usage: Json) -> Tokens:
         audio_output=by_modality.get(("candidatesTokensDetails", "AUDIO"), 0),
         image_output=by_modality.get(("candidatesTokensDetails", "IMAGE"), 0),
     )
+
+
+def asked(usage: Json) -> Tokens:
+    """What the prompt cost, by a usageMetadata that comes before the answer is whole."""
+    return replace(tokens(usage), candidates=0, thoughts=0, audio_output=0, image_output=0)
 
 
 def whole(value: Any) -> int:

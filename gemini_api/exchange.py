@@ -104,7 +104,7 @@ def read_answer(deployment: DeploymentEntry, letter: Letter, body: bytes) -> Jso
 async def pieces(
     frames: upstream.Stream, memory: StreamTranslator, flight: Flight, attempt: Attempt, reading: Reading
 ) -> AsyncIterator[bytes]:
-    first, told = True, None
+    first, told = True, False
     async for frame in frames:
         for chunk in memory.feed(frame):
             if first:
@@ -114,10 +114,9 @@ async def pieces(
             if reading.counted and reading.tokens is not None:
                 flight.saw(reading.tokens)
             yield answers.payload(chunk)
-        counted: Json | None = getattr(memory, "counted", None)
-        if counted is not None and counted is not told and not first:
-            told = counted
-            flight.saw(answers.tokens(counted))
+        if not (told or first) and (counted := getattr(memory, "counted", None)):
+            told = True
+            flight.saw(answers.asked(counted))
         if memory.ended:
             break
     for chunk in memory.finish():

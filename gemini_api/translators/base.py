@@ -124,8 +124,8 @@ class Raw(Json):
 
 
 class StreamTranslator(Protocol):
-    """`counted`, where a translator has it: the usageMetadata that the vendor told so far, before its last word. A stream
-    that is broken off is charged by it.
+    """`counted`, where a translator has it: the usageMetadata that the vendor told so far, before its last word. The prompt
+    of a stream that is broken off is charged by it.
     """
 
     @property

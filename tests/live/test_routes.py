@@ -561,6 +561,15 @@ def test_an_answer_without_an_id_of_its_own_has_the_one_in_its_head(world: World
     assert {each["responseId"] for each in (said if isinstance(said, list) else [said])} == {"request-1"}
 
 
+def test_the_prompt_of_a_stream_that_breaks_off_costs_what_the_vendor_counted(world: World) -> None:
+    asked = saying("[[cut:after=2]] [[long:6]]")
+    broken = world.ask("anthropic-broken", "streamGenerateContent", asked)
+    exact = world.ask("exact-anthropic", "countTokens", asked)
+    assert exact.headers["x-gatehouse-token-count"] == "exact"
+    [row] = recorded(world.gateway, [broken.headers["x-request-id"]]).values()
+    assert (row["prompt_tokens"], row["flags"]) == (exact.json()["totalTokens"], ["cut", "estimated"])
+
+
 LOSSY = saying("Hi", generationConfig={"topK": 3}, safetySettings=[])
 
 
