@@ -311,6 +311,7 @@ class Apply:
         for model in wanted.models:
             self.model(model)
         self.write()
+        self.names_are_told_apart()
         for key in wanted.keys:
             self.key(key)
         touched = {change.type for change in self.outcome.changes}
@@ -405,6 +406,16 @@ class Apply:
             if wanted.price is not None:
                 identity = {"deployment_id": str(deployment.pk), "valid_from": wanted.price.valid_from}
                 self.save(PriceOverride, "price", name, identity, wanted.price.model_dump(exclude={"valid_from"}))
+
+    def names_are_told_apart(self) -> None:
+        """Among everybody's models, and among those of one organization, a name or alias means one model."""
+        ours = {spec.name for spec in self.wanted.models}
+        taken: dict[tuple[Any, str], str] = {}
+        for name, aliases, organization in PublicModel.objects.values_list("name", "aliases", "organization_id"):
+            for each in (name, *aliases):
+                other = taken.setdefault((organization, each), name)
+                if other != name and not ours.isdisjoint((name, other)):
+                    raise ConfigurationError(f"model {name}: {each!r} is a name of the model {other} too.")
 
     def key(self, spec: KeySpec) -> None:
         where = f"key {spec.organization}/{spec.name}"

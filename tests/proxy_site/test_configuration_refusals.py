@@ -26,6 +26,8 @@ ACME = {"slug": "acme", "name": "Acme"}
         ({"organizations": [ACME], "keys": [{"organization": "acme", "name": "ci", "secret": "too-short"}]}, "secret"),
         ({"organizations": [ACME], "keys": [{"organization": "acme", "name": "ci", "networks": ["nowhere"]}]}, "nowhere"),
         ({"organizations": [ACME], "keys": [{"organization": "acme", "name": "ci", "scopes": ["dance"]}]}, "dance"),
+        ({"organizations": [ACME], "models": [{"name": "a", "aliases": ["fast"]}, {"name": "fast"}]}, "'fast'"),
+        ({"organizations": [ACME], "models": [{"name": "a", "aliases": ["fast"]}, {"name": "b", "aliases": ["fast"]}]}, "'fast'"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_applied_is_told_why_and_leaves_nothing(wanted: dict[str, Any], said: str) -> None:
