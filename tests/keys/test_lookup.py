@@ -290,13 +290,13 @@ def test_a_look_up_leaves_no_connection_behind(organization: Organization, make:
 def test_a_database_that_hangs_does_not_hold_up_known_keys(
     organization: Organization, make: Make, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "PATIENCE", 0.05)
-    monkeypatch.setattr(lookup, "PATIENCE_STALE", 0.05)
     _, known = issue.issue(organization=organization, name="known")
     _, unknown = issue.issue(organization=organization, name="unknown")
     keys = make()
     assert ask(known, keys).context is not None
     counted.gate.clear()
+    monkeypatch.setattr(lookup, "PATIENCE", 0.05)
+    monkeypatch.setattr(lookup, "PATIENCE_STALE", 0.05)
     keys.invalidate()
     assert keys.cached(known, "header", "") is None  # once somebody has to find out
     assert ask(known, keys).context is not None
@@ -311,11 +311,11 @@ def test_a_database_that_hangs_does_not_hold_up_known_keys(
 def test_a_known_key_that_was_announced_as_changed_is_not_served_from_memory_during_an_outage(
     organization: Organization, make: Make, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "PATIENCE", 0.05)
     key, secret = issue.issue(organization=organization, name="ci")
     keys = make()
     assert ask(secret, keys).context is not None
     counted.gate.clear()
+    monkeypatch.setattr(lookup, "PATIENCE", 0.05)
     keys.invalidate(str(key.pk))
     assert ask(secret, keys).problem == "unavailable"
 

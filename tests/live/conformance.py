@@ -478,6 +478,7 @@ def broken_off(talk: Talk) -> str:
 
 def broken(talk: Talk, fault: str, *accepted: tuple[int, str]) -> str:
     heard: list[types.GenerateContentResponse] = []
+    talk.world.well(model_for(talk.kind.name, fault))
     try:
         for chunk in talk.listen(trigger(fault), fault):
             heard.append(chunk)

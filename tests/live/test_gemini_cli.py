@@ -121,7 +121,7 @@ def test_the_sdk_for_javascript_works_unchanged(world: World, tmp_path: Path, mo
     needs(SDK)
     (tmp_path / "node_modules").symlink_to(MODULES)
     (tmp_path / "ask.mjs").write_text(SCRIPT)
-    done = run(["ask.mjs", model, f"{model}-broken"], tmp_path, world)
+    done = run(["ask.mjs", model, world.well(f"{model}-broken")], tmp_path, world)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout)
     assert said["text"] == "You said: Good morning."

@@ -68,7 +68,9 @@ async def test_an_async_client_counts_lists_and_embeds(client: genai.client.Asyn
     assert len(embedded.embeddings or []) == 2
 
 
-async def test_an_async_client_raises_errors_of_the_right_class(client: genai.client.AsyncClient, model: str) -> None:
+async def test_an_async_client_raises_errors_of_the_right_class(
+    world: World, client: genai.client.AsyncClient, model: str
+) -> None:
     with pytest.raises(errors.ClientError) as unknown:
         await client.models.generate_content(model="no-such-model", contents="Hi")
     assert (unknown.value.code, unknown.value.status) == (404, "NOT_FOUND")
@@ -78,7 +80,7 @@ async def test_an_async_client_raises_errors_of_the_right_class(client: genai.cl
     heard = ""
     with pytest.raises(errors.APIError) as broken:
         async for chunk in await client.models.generate_content_stream(
-            model=model_for(model, "midcut"), contents=trigger("midcut")
+            model=world.well(model_for(model, "midcut")), contents=trigger("midcut")
         ):
             heard += chunk.text or ""
     assert (broken.value.code, broken.value.status) == (503, "UNAVAILABLE")
@@ -117,7 +119,7 @@ def test_a_client_in_vertex_mode_is_served_too(world: World, model: str, how: st
 
 
 class Listening:
-    """A streamed call on a socket of its own, read as it comes."""
+    """A streamed call on a socket of its own, read as it comes: `with Listening(...) as listening`."""
 
     def __init__(self, world: World, model: str, prompt: str, query: str = "") -> None:
         body = json.dumps(saying(prompt)).encode()
@@ -139,8 +141,9 @@ class Listening:
 
     def body(self) -> bytes:
         """The whole body, its chunks joined."""
-        head, _, rest = self.until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")
-        assert b"transfer-encoding: chunked" in head.lower()
+        head = self.until(b"\r\n\r\n").partition(b"\r\n\r\n")[0]
+        assert b"transfer-encoding: chunked" in head.lower(), self.received
+        rest = self.until(b"\r\n0\r\n\r\n").partition(b"\r\n\r\n")[2]
         joined = b""
         while rest:
             size, _, rest = rest.partition(b"\r\n")
@@ -151,16 +154,21 @@ class Listening:
     def close(self) -> None:
         self.socket.close()
 
+    def __enter__(self) -> Listening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @pytest.mark.parametrize("query", ["?alt=sse", ""])
 def test_the_first_chunk_leaves_before_the_second_arrives(world: World, model: str, query: str) -> None:
     """The upstream waits a minute between two pieces; and when the client has left, it is hung up on."""
     vendor = world.vendor(model)
-    listening = Listening(world, model, "[[long:3]] [[pace:60]]", query)
-    begun = listening.until(b"word0")
-    assert b"word1" not in begun
-    assert not vendor.billed
-    listening.close()
+    with Listening(world, model, "[[long:3]] [[pace:60]]", query) as listening:
+        begun = listening.until(b"word0")
+        assert b"word1" not in begun
+        assert not vendor.billed
     eventually(lambda: vendor.billed and vendor.requests[-1].left)
     assert not vendor.billed[-1].complete
 
@@ -173,9 +181,8 @@ def eventually(condition: Any) -> None:
 
 
 def test_events_are_data_lines_and_blank_lines_and_nothing_else(world: World, model: str) -> None:
-    listening = Listening(world, model, "[[text:a\u2028b\u0085c]]", "?alt=sse")
-    body = listening.body()
-    listening.close()
+    with Listening(world, model, "[[text:a\u2028b\u0085c]]", "?alt=sse") as listening:
+        body = listening.body()
     assert b"content-type: text/event-stream" in listening.received.lower()
     events = body.split(b"\n\n")
     assert events.pop() == b""
@@ -186,9 +193,8 @@ def test_events_are_data_lines_and_blank_lines_and_nothing_else(world: World, mo
 
 
 def test_an_array_is_one_json_value_in_the_end(world: World, model: str) -> None:
-    listening = Listening(world, model, "one two three")
-    chunks = json.loads(listening.body())
-    listening.close()
+    with Listening(world, model, "one two three") as listening:
+        chunks = json.loads(listening.body())
     assert b"content-type: application/json; charset=utf-8" in listening.received.lower()
     assert (
         "".join(each["candidates"][0]["content"]["parts"][0]["text"] for each in chunks) == "You said: one two three."
@@ -197,9 +203,8 @@ def test_an_array_is_one_json_value_in_the_end(world: World, model: str) -> None
 
 def test_an_error_in_the_middle_is_told_twice_and_recorded(world: World, model: str) -> None:
     """As an event and bare, in a write of its own: each form alone is missed by some client."""
-    listening = Listening(world, model_for(model, "midbreak"), trigger("midbreak"), "?alt=sse")
-    *_, event, bare = listening.body().split(b"\n\n")
-    listening.close()
+    with Listening(world, world.well(model_for(model, "midbreak")), trigger("midbreak"), "?alt=sse") as listening:
+        *_, event, bare = listening.body().split(b"\n\n")
     assert event.startswith(b'data: {"error":{"code":5')
     assert json.loads(event[6:]) == json.loads(bare)
     last_write = listening.received.rpartition(b"\r\n0\r\n\r\n")[0].rpartition(b"\r\n")[2]
@@ -212,17 +217,15 @@ def test_an_error_in_the_middle_is_told_twice_and_recorded(world: World, model: 
 
 
 def test_an_error_in_the_middle_of_an_array_is_its_last_element(world: World, model: str) -> None:
-    listening = Listening(world, model_for(model, "midcut"), trigger("midcut"))
-    *chunks, last = json.loads(listening.body())
-    listening.close()
+    with Listening(world, world.well(model_for(model, "midcut")), trigger("midcut")) as listening:
+        *chunks, last = json.loads(listening.body())
     assert len(chunks) == 2
     assert (last["error"]["code"], last["error"]["status"]) == (503, "UNAVAILABLE")
 
 
 def test_a_stream_that_stalls_ends_with_an_error(world: World, model: str) -> None:
-    listening = Listening(world, f"{model}-stall", trigger("stall"), "?alt=sse")
-    *_, bare = listening.body().split(b"\n\n")
-    listening.close()
+    with Listening(world, f"{model}-stall", trigger("stall"), "?alt=sse") as listening:
+        *_, bare = listening.body().split(b"\n\n")
     assert json.loads(bare)["error"]["status"] == "DEADLINE_EXCEEDED"
 
 

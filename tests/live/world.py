@@ -229,6 +229,12 @@ class World:
         url = f"/v1beta/models/{model}:{action}"
         return self.http.post(url, json=saying("Hi") if body is None else body, headers=headers, **more)
 
+    def well(self, model: str) -> str:
+        """The model, after an answer from it: what fails five times in a row is left alone for a while."""
+        answer = self.ask(model)
+        assert answer.status_code == 200, answer.text
+        return model
+
     def close(self) -> None:
         for made in ("http", "client"):
             if made in self.__dict__:

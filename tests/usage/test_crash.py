@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import connection
+from django.db import connection, connections
 from django.db.models import Sum
 
 from tests.usage.events import event
@@ -169,6 +171,8 @@ class Outage:
 
     def begin(self) -> None:
         connection.close()
+        # The thread that asynchronous tests read the database from keeps its connection from test to test.
+        asyncio.run(sync_to_async(connections.close_all)())
         self._say(
             f'ALTER DATABASE "{self.name}" ALLOW_CONNECTIONS false',
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.name}'",
