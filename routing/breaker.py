@@ -3,7 +3,8 @@
 Three things keep calls away, each with its own end:
 
     open       5 failures in a row, or more than half of at least 20 calls within 30 s: 5 s (a setting), doubling up to 300 s;
-               then half-open, one probe at a time, and two good probes close it
+               then half-open, one probe at a time, and two good probes close it. Each stream that flows meanwhile asks
+               for one failure more: of many that began together, the broken ones end first
     held       the credential, the bill or the model's name is wrong over there: 10 minutes, or until the row changes
     cooling    429: as long as the vendor asks (1 to 300 s); without a word 5 s, doubling to 60 s; no probe afterwards
 
@@ -97,12 +98,13 @@ class Breaker:
 
     def failed(
         self, kind: Kind, now: float, *, jitter: float, probe: bool = False, retry_after: float | None = None,
-        spare_on_ratio: bool = False, open_first: float = OPEN_FIRST,
+        spare_on_ratio: bool = False, open_first: float = OPEN_FIRST, flowing: int = 0,
     ) -> bool:  # fmt: skip
         """Note a failure. True when calls are kept away because of it from now on.
 
         jitter: 0..1, spreads the opening by 10 % to each side. spare_on_ratio: never open on the ratio alone (it is
-        the last one, or half of its group is out already). open_first: seconds of the first opening.
+        the last one, or half of its group is out already). open_first: seconds of the first opening. flowing: streams that
+        bring something from there right now.
         """
         effect = EFFECTS[kind]
         if effect == "nothing":
@@ -116,7 +118,11 @@ class Breaker:
         asked = kind == "unavailable" and bool(retry_after) and self._cool(now, retry_after, UNAVAILABLE_MOST, kind)
         if now < self.open_until or (self.trial and not probe):
             return asked  # a call that began before the opening: known already
-        if self.trial or self.consecutive >= CONSECUTIVE or (not spare_on_ratio and self._mostly_failing(now)):
+        if (
+            self.trial
+            or self.consecutive >= CONSECUTIVE + flowing
+            or (not spare_on_ratio and self._mostly_failing(now))
+        ):
             span = min(open_first * 2.0**self.openings, OPEN_MOST)
             return self._open(now, span * (0.9 + 0.2 * jitter), kind)
         return asked

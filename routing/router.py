@@ -415,6 +415,7 @@ class Attempt:
         """The client hears something from here on: no other try, whatever happens."""
         if not self._committed:
             self._committed = True
+            self.score.flowing += 1
             now = self._route.router.clock()
             self._measured(now)
             if self.probe:  # a stream may last for minutes: that it began is proof enough
@@ -491,6 +492,7 @@ class Attempt:
 
     def _end(self, outcome: str, now: float, text: str = "", status: int | None = None) -> None:
         self._ended = True
+        self.score.flowing -= self._committed
         score, note, router = self.score, self._note, self._route.router
         if note is not None:
             note.outcome = outcome

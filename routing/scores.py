@@ -205,8 +205,8 @@ class Score:
     """One deployment as the strategies see it.
 
     streams, answers: time to the first token of streams, and of whole answers, which wait for the last token too: two
-    different figures, kept apart. running: calls in flight from this process; elsewhere: from the others, as last
-    heard. tier: lower goes first. price: nano-dollars of a reference call, None when unknown.
+    different figures, kept apart. running: calls in flight from this process, flowing: those of
+    them whose client hears something already; elsewhere: in flight from the other processes, as last heard. tier: lower goes first. price: nano-dollars of a reference call, None when unknown.
     """
 
     entry: DeploymentEntry
@@ -216,6 +216,7 @@ class Score:
     minute: Minute = field(default_factory=Minute)
     tally: Tally = field(default_factory=Tally)
     running: int = 0
+    flowing: int = 0
     elsewhere: int = 0
     price: int | None = None
     last_success: float = -math.inf

@@ -96,7 +96,7 @@ class Board:
         known = score.breaker.state(now) == "held"
         kept_away = score.breaker.failed(
             error.kind, now, jitter=random.random(), probe=probe, retry_after=error.retry_after, spare_on_ratio=spare,
-            open_first=self.open_first,
+            open_first=self.open_first, flowing=score.flowing,
         )  # fmt: skip
         if not known and error.kind in ALERTS:
             self.alert(score.entry, ALERTS[error.kind])

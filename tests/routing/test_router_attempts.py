@@ -341,6 +341,26 @@ def test_a_stream_proves_a_half_open_one_as_soon_as_it_begins(router: Router, ti
     assert call(router, model(2), begun)[0] == "a"
 
 
+def test_of_many_streams_that_began_together_the_few_that_break_first_open_nothing(router: Router) -> None:
+    def together(count: int, broken: int) -> str:
+        flowing = []
+        for _ in range(count):
+            attempt = next(router.attempts(model(1), Hints(stream=True)))
+            attempt.__enter__()
+            attempt.commit()
+            flowing.append(attempt)
+        for attempt in flowing[:broken]:
+            attempt.__exit__(UpstreamError, error("cut"), None)
+        state = router.board.scores["a"].breaker.state(router.clock())
+        for attempt in flowing[broken:]:
+            attempt.__exit__(None, None, None)
+        assert router.board.scores["a"].flowing == 0
+        return state
+
+    assert together(12, broken=6) == "closed"
+    assert together(12, broken=12) == "open"
+
+
 def test_a_changed_deployment_gets_a_new_chance_but_not_under_a_rate_limit(router: Router) -> None:
     for kind in ("credential", "rate_limited"):
         failed(router, model(1, version="1"), fail(kind, retry_after=60.0))  # type: ignore[arg-type]  # both are kinds
