@@ -104,6 +104,8 @@ async def ask(
     ]
     if len(vectors) != len(requests):
         raise UpstreamError("protocol", f"{len(requests)} contents were embedded as {len(vectors)}.")
+    if not all(isinstance(vector, list) and vector and isinstance(vector[0], int | float) for vector in vectors):
+        raise UpstreamError("protocol", "What should be a vector is none.")
     usages = [translator.embed_usage(answer) for answer in answers]
     reading = Reading(size=len(vectors))
     if all(usages):

@@ -442,7 +442,7 @@ class Stream:
 
     def _count(self, counted: Json | None) -> None:
         """Counts are cumulative: the last that says something wins."""
-        if counted:
+        if counted := usage.mapping(counted):
             self._counted |= {name: value for name, value in counted.items() if value is not None}
             self.counted = usage.anthropic(self._counted)
 

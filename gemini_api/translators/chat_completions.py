@@ -727,17 +727,14 @@ def _embedded_text(given: Json, where: str, losses: Losses) -> str:
     return "\n".join(texts)
 
 
+@errors.guarded
 def embed_response(answer: Json, memo: Memo) -> list[list[float]]:
     match answer:
         case {"data": list(rows)}:
-            try:
-                return [row["embedding"] for row in sorted(rows, key=lambda row: row.get("index", 0))]
-            except (KeyError, AttributeError, TypeError):
-                pass
+            return [row["embedding"] for row in sorted(rows, key=lambda row: row.get("index", 0))]
     raise UpstreamError("protocol", "The answer holds no embeddings.")
 
 
 def embed_usage(answer: Json) -> Json:
-    counted = answer.get("usage") or {}
-    prompt = counts.number(counted.get("prompt_tokens"))
+    prompt = counts.number(counts.mapping(answer.get("usage")).get("prompt_tokens"))
     return counts.metadata(prompt=prompt, output=0) if prompt else {}

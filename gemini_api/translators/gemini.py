@@ -12,6 +12,7 @@ from typing import Any
 
 from gemini_api import signatures, wire
 from gemini_api.translators import capabilities, errors, thinking
+from gemini_api.translators import usage as counts
 from gemini_api.translators.base import Json, Letter, Memo, Raw, Target
 from gemini_api.translators.capabilities import Row
 from gemini_api.translators.errors import ErrorBody
@@ -364,11 +365,13 @@ def _signed(parts: list[Json]) -> list[Json]:
 # --- The answer -------------------------------------------------------------------------------------------------------
 
 
+@errors.guarded
 def response(answer: Json, memo: Memo) -> Json:
     _check(answer)
     return _with_ids(answer)
 
 
+@errors.guarded
 def response_bytes(raw: bytes, answer: Json, memo: Memo) -> Json:
     """The upstream's own bytes, unless a call needs an id."""
     _check(answer)
@@ -420,6 +423,7 @@ class Stream:
         self._finished = False
         self._held: list[Json] = []
 
+    @errors.guarded
     def feed(self, frame: Frame) -> list[Json]:
         data = frame.data
         try:
@@ -579,6 +583,7 @@ def _embedding(given: Json) -> Json:
     return {**clean, "embedContentConfig": rest} if rest else clean
 
 
+@errors.guarded
 def embed_response(answer: Json, memo: Memo) -> list[list[float]]:
     """batchEmbedContents, embedContent, and Vertex's predict."""
     match answer:
@@ -590,17 +595,14 @@ def embed_response(answer: Json, memo: Memo) -> list[list[float]]:
             rows = [each.get("embeddings", {}) for each in found]
         case _:
             raise UpstreamError("protocol", "The answer holds no embeddings.")
-    try:
-        return [row["values"] for row in rows]
-    except (KeyError, TypeError):
-        raise UpstreamError("protocol", "An embedding has no values.") from None
+    return [row["values"] for row in rows]
 
 
 def embed_usage(answer: Json) -> Json:
-    if usage := answer.get("usageMetadata"):
+    if usage := counts.mapping(answer.get("usageMetadata")):
         return dict(usage)
-    counted = sum(
-        int(each.get("embeddings", {}).get("statistics", {}).get("token_count", 0))
-        for each in answer.get("predictions") or ()
-    )
+    embedded = [
+        counts.mapping(counts.mapping(each).get("embeddings")) for each in counts.listed(answer.get("predictions"))
+    ]
+    counted = sum(counts.number(counts.mapping(each.get("statistics")).get("token_count")) for each in embedded)
     return {"promptTokenCount": counted, "totalTokenCount": counted} if counted else {}

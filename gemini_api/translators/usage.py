@@ -54,9 +54,9 @@ def openai(counted: Json, *, prompt_key: str = "prompt_tokens", output_key: str 
     Servers that imitate OpenAI may report reasoning beside the completion instead of inside it, or only as what the
     total has left over.
     """
+    counted = mapping(counted)
     prompt, output = number(counted.get(prompt_key)), number(counted.get(output_key))
-    asked = counted.get(f"{prompt_key}_details") or {}
-    said = counted.get(f"{output_key}_details") or {}
+    asked, said = mapping(counted.get(f"{prompt_key}_details")), mapping(counted.get(f"{output_key}_details"))
     thoughts = number(said.get("reasoning_tokens"))
     beside = number(counted.get("total_tokens")) - prompt - output
     if thoughts > output:
@@ -81,9 +81,10 @@ def openai(counted: Json, *, prompt_key: str = "prompt_tokens", output_key: str 
 
 def anthropic(counted: Json) -> Json:
     """Anthropic's counts, whose input excludes what the cache gave or took."""
+    counted = mapping(counted)
     read, written = number(counted.get("cache_read_input_tokens")), number(counted.get("cache_creation_input_tokens"))
     output = number(counted.get("output_tokens"))
-    thoughts = min(output, number((counted.get("output_tokens_details") or {}).get("thinking_tokens")))
+    thoughts = min(output, number(mapping(counted.get("output_tokens_details")).get("thinking_tokens")))
     return metadata(
         prompt=number(counted.get("input_tokens")) + read + written,
         output=output - thoughts,
@@ -95,6 +96,7 @@ def anthropic(counted: Json) -> Json:
 
 def converse(counted: Json) -> Json:
     """Converse's counts: as Anthropic's, in camelCase."""
+    counted = mapping(counted)
     read, written = number(counted.get("cacheReadInputTokens")), number(counted.get("cacheWriteInputTokens"))
     return metadata(
         prompt=number(counted.get("inputTokens")) + read + written,
@@ -113,6 +115,16 @@ def estimated(prompt_tokens: int, characters: int) -> Json:
 def take_private(usage: Json) -> tuple[int, bool]:
     """Remove the private keys in place. Returns (cache-write tokens, whether the counts are estimated)."""
     return usage.pop(CACHE_WRITE, 0), usage.pop(ESTIMATED, False)
+
+
+def mapping(value: Any) -> Json:
+    """A JSON object from a stranger; what is none tells nothing."""
+    return value if isinstance(value, dict) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    """The same for a JSON array."""
+    return value if isinstance(value, list) else []
 
 
 def number(value: Any) -> int:

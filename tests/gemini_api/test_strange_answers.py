@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gemini_api import answers
 from gemini_api.translators import TRANSLATORS
 from routing.errors import UpstreamError
 from routing.framing import Frame
@@ -99,3 +100,82 @@ def test_an_answer_of_another_kind_is_gemini_or_an_upstream_error(language: str,
         is_gemini(TRANSLATORS[language].response(answer, memo()))
     except UpstreamError as trouble:
         assert trouble.kind in ("protocol", "server")
+
+
+# Counts that are none: the answer is good, so it is answered, and what it cost is estimated
+
+NO_USAGE = [
+    [],
+    [1],
+    ["x"],
+    [{}],
+    "many",
+    7,
+    -1.5,
+    True,
+    {"prompt_tokens_details": [1], "completion_tokens_details": "x"},
+]
+WHERE = {"gemini": "usageMetadata"}
+
+
+@pytest.mark.parametrize("odd", NO_USAGE, ids=repr)
+@pytest.mark.parametrize("language", [*LANGUAGES, "gemini"])
+def test_nonsense_for_usage_costs_neither_the_answer_nor_the_stream(language: str, odd: Any) -> None:
+    translator, name = TRANSLATORS[language], WHERE.get(language, "usage")
+    answer = json.loads((GOLDEN / "text" / f"{language}.response.json").read_bytes()) | {name: odd}
+    events = [
+        (json.loads(each.data), each.event) for each in frames(GOLDEN / "text", language) if each.data != b"[DONE]"
+    ]
+    for event, _ in events:
+        for place in (event, event.get("response"), event.get("message")):
+            if isinstance(place, dict) and name in place:
+                place[name] = odd
+    stream = translator.Stream(memo(thoughts=True))
+    chunks = [chunk for event, kind in events for chunk in stream.feed(Frame(json.dumps(event).encode(), kind))]
+    for each in (translator.response(answer, memo(thoughts=True)), *chunks, *stream.finish()):
+        is_gemini(each)
+        reading = answers.Reading()
+        assert answers.read(each, reading) >= 0
+        assert answers.payload(each)
+        assert reading.tokens is None or reading.tokens.prompt < 10**6
+
+
+@pytest.mark.parametrize("odd", NO_USAGE, ids=repr)
+@pytest.mark.parametrize(
+    ("language", "answer"),
+    [
+        ("chat_completions", {"data": [{"embedding": [0.5], "index": 0}], "usage": None}),
+        ("gemini", {"embeddings": [{"values": [0.5]}], "usageMetadata": None}),
+        ("gemini", {"predictions": [{"embeddings": {"values": [0.5], "statistics": None}}]}),
+    ],
+)
+def test_nonsense_for_usage_costs_no_vectors(language: str, answer: Json, odd: Any) -> None:
+    translator: Any = TRANSLATORS[language]
+    answer = {name: odd if value is None else value for name, value in answer.items()}
+    if "predictions" in answer:
+        answer = changed(answer, ("predictions", 0, "embeddings", "statistics"), odd)
+    assert translator.embed_response(answer, memo()) == [[0.5]]
+    assert answers.tokens(translator.embed_usage(answer)).prompt == 0
+
+
+@pytest.mark.parametrize("odd", ["x", 5, None, [None], [5], [{}], {"x": 1}, {}], ids=repr)
+@pytest.mark.parametrize(
+    ("language", "name"), [("chat_completions", "data"), ("gemini", "embeddings"), ("gemini", "predictions")]
+)
+def test_vectors_that_are_none_are_an_upstream_error(language: str, name: str, odd: Any) -> None:
+    translator: Any = TRANSLATORS[language]
+    with pytest.raises(UpstreamError):
+        translator.embed_response({name: odd}, memo())
+
+
+@pytest.mark.parametrize(
+    "odd", ["x", 5, [5], ["x"], [{"content": "x"}], [{"content": {"parts": "x"}}], [{"content": {"parts": [5]}}]]
+)
+def test_geminis_own_answer_of_another_shape_is_an_upstream_error(odd: Any) -> None:
+    gemini: Any = TRANSLATORS["gemini"]
+    answer = {"candidates": odd}
+    with pytest.raises(UpstreamError):
+        answers.read(gemini.response(answer, memo()), answers.Reading())
+    with pytest.raises(UpstreamError):
+        for chunk in gemini.Stream(memo()).feed(Frame(json.dumps(answer).encode(), "")):
+            answers.read(chunk, answers.Reading())
