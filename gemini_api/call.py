@@ -75,6 +75,8 @@ def model_name(raw: str) -> str:
 
 def client_deadline(seconds: str) -> float | None:
     """X-Server-Timeout: how long the client itself will wait, in seconds from now."""
+    if not seconds:
+        return None
     try:
         wait = float(seconds)
     except ValueError:

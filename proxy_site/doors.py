@@ -30,7 +30,7 @@ from gemini_api.errors import GeminiError, InvalidArgument, TooLarge, Unavailabl
 from gemini_api.output import StreamedAnswer, error_response
 from keys import lookup, secrets
 from keys.context import Caller
-from lib.ids import uuid7
+from lib.ids import uuid7_text
 from proxy_site.guard import GuardedProtocol
 
 logger = logging.getLogger("gatehouse.door")
@@ -106,7 +106,7 @@ class ApiHandler(ASGIHandler):
         body = b""
         if caller.context is not None:
             try:
-                body = await read_body(scope, receive, self.max_body)
+                body = await read_body(scope, receive, headers.get("content-length", ""), self.max_body)
                 if encoding := headers.get("content-encoding"):
                     body = await asyncio.to_thread(unpacked, body, encoding, self.max_body)
             except GeminiError as trouble:
@@ -164,12 +164,11 @@ async def find_caller(scope: Scope, headers: dict[str, str]) -> Caller:
     return lookup.cached(secret, source, address) or await lookup.find(secret, source, address)
 
 
-async def read_body(scope: Scope, receive: Any, cap: int) -> bytes:
+async def read_body(scope: Scope, receive: Any, declared: str, cap: int) -> bytes:
     """The whole body in memory, under a cap on declared and on received bytes. Deadlines are the guard's."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > cap:
-            scope["gatehouse.close"] = True
-            raise TooLarge(f"The request is larger than {cap} bytes.")
+    if declared and int(declared) > cap:
+        scope["gatehouse.close"] = True
+        raise TooLarge(f"The request is larger than {cap} bytes.")
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -208,7 +207,7 @@ async def answer(response: HttpResponseBase, send: Any) -> None:
     assert isinstance(response, HttpResponse)
     content = response.content
     if not response.has_header("x-request-id"):  # refused before it became a call: still something to ask us about
-        response.headers["x-request-id"] = str(uuid7())
+        response.headers["x-request-id"] = uuid7_text()
     head = head_of(response)
     head.append((b"content-length", str(len(content)).encode()))
     await send({"type": "http.response.start", "status": response.status_code, "headers": head})

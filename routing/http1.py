@@ -376,7 +376,8 @@ def tls_context() -> ssl.SSLContext:
 
 
 _TARGET = re.compile(r"[\x21-\x7e]+\Z")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+: [\x20-\x7e\x80-\xff\t]*\Z")
+_HEADER = r"[!#$%&'*+.^_`|~0-9a-z-]+: [\x20-\x7e\x80-\xff\t]*\r\n"
+_ONE_HEADER, _HEADERS = re.compile(_HEADER), re.compile(f"(?:{_HEADER})*")
 
 
 @lru_cache(maxsize=2048)
@@ -393,9 +394,9 @@ def target(method: str, url: str) -> tuple[str, str, int, str]:
 
 def request_head(first: str, headers: Mapping[str, str], length: int) -> bytes:
     """The head of a request. Raises ValueError for a header that would not stay one line."""
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    for line in lines:
-        if not _HEADER.match(line):
-            raise ValueError(f"the header {line.partition(':')[0][:40]!r} cannot be sent")
-    lines.append(f"content-length: {length}\r\n\r\n")
-    return (first + "\r\n".join(lines)).encode("latin-1")
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    text = "".join(lines)
+    if text.count("\n") != len(lines) or not _HEADERS.fullmatch(text):
+        wrong = next(line for line in lines if not _ONE_HEADER.fullmatch(line))
+        raise ValueError(f"the header {wrong.partition(':')[0][:40]!r} cannot be sent")
+    return f"{first}{text}content-length: {length}\r\n\r\n".encode("latin-1")

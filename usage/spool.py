@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 STARTED, FINISHED = b"S", b"F"
 MAX_BYTES = 8 * 1024 * 1024  # a segment this large is closed
 MAX_AGE = 30.0  # seconds after which a segment with lines in it is closed
-READ_BYTES = 1024 * 1024
+READ_BYTES = 2 * 1024 * 1024
 LEFT_OVER = 60.0  # seconds after which a half-made file is nobody's
 MAX_KEPT = 100_000  # lines kept in memory while the disk is full
 _HEAD = 18  # bytes before kind and payload
@@ -137,7 +137,7 @@ class Spool:
         self.segments: list[Segment] = []
         self.pending = 0  # lines appended since the ledger last looked
         self.wake: Callable[[], None] = lambda: None  # called when a batch is full
-        self.batch = 500
+        self.batch = 2_000
         self._number = 0
         self._lock = threading.Lock()
         self._kept: list[bytes] = []

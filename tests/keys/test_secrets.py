@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 
 import pytest
@@ -70,6 +71,11 @@ def test_a_fingerprint_depends_on_every_character_and_on_the_pepper() -> None:
     assert secrets.fingerprint(GOOD, "a") != secrets.fingerprint(GOOD, "b")
     assert secrets.fingerprint(GOOD, "a") != secrets.fingerprint(swapped(GOOD, 20), "a")
     assert secrets.fingerprint("gate_x", "pepper") == "65f1de943c68de51ad5fd2121026433486595e12322670bc3f9e81b3091ca168"
+
+
+@pytest.mark.parametrize("pepper", ["p", "p" * 64, "p" * 65, "Pfeffer aus Übersee"])
+def test_a_fingerprint_is_the_hmac_of_the_standard_library(pepper: str) -> None:
+    assert secrets.fingerprint(GOOD, pepper) == hmac.new(pepper.encode(), GOOD.encode(), "sha256").hexdigest()
 
 
 def test_a_hint_shows_the_prefix_and_the_last_four() -> None:
