@@ -1,6 +1,7 @@
 """Retention: what is older than the settings allow goes, once a day. Partitions of the ledger are made ahead.
 
-Roll-ups of 15 minutes and audit events outlive the records; see the settings GATEHOUSE_*_RETENTION_DAYS.
+Roll-ups of 15 minutes and audit events outlive the records; see the settings GATEHOUSE_*_RETENTION_DAYS. Sessions that
+have expired go as well: every sign-in that a stranger begins leaves one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.db import connection
 from django.db.models import QuerySet
 
@@ -40,6 +42,7 @@ class Pruned:
     minutes: int = 0
     bodies: int = 0
     audit: int = 0
+    sessions: int = 0
 
 
 def prune(now: datetime | None = None, *, dry_run: bool = False) -> Pruned:
@@ -62,6 +65,7 @@ def prune(now: datetime | None = None, *, dry_run: bool = False) -> Pruned:
         minutes=_delete(UsageBucket.objects.filter(width=60, start__lt=before(env.minute_retention_days)), dry_run),
         bodies=_delete(StoredBody.objects.filter(at__lt=before(env.body_retention_days)), dry_run),
         audit=_delete_audit(before(env.audit_retention_days), dry_run),
+        sessions=_delete(Session.objects.filter(expire_date__lt=now), dry_run),
     )
 
 

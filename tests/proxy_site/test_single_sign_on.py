@@ -319,6 +319,7 @@ def test_a_platform_admin_by_group_is_one_for_as_long_as_the_group_lasts(
     provider.person["groups"] = ["root", "staff"]
     client, _ = sign_in()
     assert client.get("/admin/keys/user/").status_code == 200
+    assert "a group" in client.get("/admin/keys/membership/").content.decode()
     provider.person["groups"] = ["staff"]
     assert is_in(sign_in()[0])
     assert client.get("/admin/keys/user/").status_code == 403

@@ -10,6 +10,7 @@ from io import StringIO
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import connection
 
@@ -63,6 +64,13 @@ def test_old_rows_go_and_young_ones_stay() -> None:
     assert UsageBucket.objects.filter(width=900).count() == 4, "quarters outlive the records"
     assert StoredBody.objects.count() == 1
     assert upkeep.prune(NOW) == upkeep.Pruned()
+
+
+def test_sessions_go_when_they_have_expired_and_not_before() -> None:
+    for name, ends in (("gone", days(0.01)), ("here", days(-0.01))):
+        Session.objects.create(session_key=name, session_data="", expire_date=ends)
+    assert upkeep.prune(NOW).sessions == 1
+    assert [each.session_key for each in Session.objects.all()] == ["here"]
 
 
 def test_the_command_says_what_it_did() -> None:

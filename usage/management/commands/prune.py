@@ -13,7 +13,7 @@ from usage import partitions, upkeep
 
 
 class Command(BaseCommand):
-    help = "Delete records, minute roll-ups, bodies and audit events that are older than the settings allow."
+    help = "Delete records, minute roll-ups, bodies, audit events and sessions that are older than the settings allow."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Say what would go, and leave it.")
@@ -37,5 +37,5 @@ def _as_text(pruned: upkeep.Pruned, dry_run: bool) -> str:
     dropped = ", ".join(pruned.partitions) or "none"
     return (
         f"{'Would delete' if dry_run else 'Deleted'}: {pruned.records} records, {pruned.minutes} minute roll-ups, "
-        f"{pruned.bodies} bodies, {pruned.audit} audit events; partitions: {dropped}."
+        f"{pruned.bodies} bodies, {pruned.audit} audit events, {pruned.sessions} expired sessions; partitions: {dropped}."
     )
