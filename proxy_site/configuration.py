@@ -21,7 +21,7 @@ from keys import audit, issue, notices, secrets
 from keys.audit import Actor
 from keys.models import KeySecret, Limit, Organization, Team, VirtualKey
 from proxy_site import env
-from routing import addresses, credentials
+from routing import addresses, credentials, loading
 from routing.backends import BACKENDS
 from routing.models import Connection, Deployment, PublicModel
 from usage.models import PriceOverride
@@ -197,6 +197,8 @@ def apply(text: str, *, actor: Actor, dry_run: bool = False) -> Outcome:
 def read(text: str) -> FileSpec:
     try:
         loaded = yaml.safe_load(text) or {}
+        if not isinstance(loaded, dict):
+            raise ConfigurationError(f"The file must map {', '.join(FileSpec.model_fields)} to what is wanted.")
         return FileSpec.model_validate(loaded)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"This is not YAML: {error}") from None
@@ -312,6 +314,7 @@ class Apply:
             self.model(model)
         self.write()
         self.names_are_told_apart()
+        self.connections_will_do()
         for key in wanted.keys:
             self.key(key)
         touched = {change.type for change in self.outcome.changes}
@@ -371,10 +374,13 @@ class Apply:
         }
         before = self.rows.get(Connection, name=spec.name)
         moved = before is not None and before.base_url != base_url
-        held = credentials.open_(before) if before is not None and before.sealed_credential else {}
+        held = held_by(before) if before is not None else {}
         connection = self.save(Connection, "connection", spec.name, {"name": spec.name}, fields)
         if values is not None and (values != held or moved):
-            credentials.seal(connection, values)
+            try:
+                credentials.seal(connection, values)
+            except credentials.CredentialError as error:
+                raise ConfigurationError(f"{where}: {error}") from None
             self.rows.save(connection)
             self.note("update", "connection", spec.name, {"credential": [MASKED if held else None, MASKED]}, connection)
         elif moved and values is None and held:
@@ -416,6 +422,25 @@ class Apply:
                 other = taken.setdefault((organization, each), name)
                 if other != name and not ours.isdisjoint((name, other)):
                     raise ConfigurationError(f"model {name}: {each!r} is a name of the model {other} too.")
+
+    def connections_will_do(self) -> None:
+        """What a call would find wrong with these connections is said now. References are for the server to read, and a
+        connection may wait for its credential."""
+        used: dict[Any, list[Deployment]] = {}
+        names = [spec.name for spec in self.wanted.connections]
+        for row in Deployment.objects.filter(connection__name__in=names):
+            used.setdefault(row.connection_id, []).append(row)
+        for spec in self.wanted.connections:
+            place = self.rows.get(Connection, name=spec.name)
+            held = held_by(place)
+            if any(value.startswith(credentials.REFERENCE) for value in held.values()) or not (held or spec.credential):
+                continue
+            rows: list[Deployment | None] = [*used.get(place.pk, [])]
+            for deployment in rows or [None]:
+                try:
+                    loading.endpoint(place, deployment, {place.pk: held})
+                except loading.Unusable as trouble:
+                    raise ConfigurationError(f"connection {spec.name}: {trouble}") from None
 
     def key(self, spec: KeySpec) -> None:
         where = f"key {spec.organization}/{spec.name}"
@@ -498,6 +523,13 @@ class Apply:
 
     def save(self, model: type[Any], kind: str, name: str, identity: dict[str, Any], fields: dict[str, Any]) -> Any:
         """Create or change the one row of this identity, and note what changed."""
+        try:
+            return self._saved(model, kind, name, identity, fields)
+        except DjangoValidationError as error:
+            said = [f"{field}: {' '.join(each)}" for field, each in error.message_dict.items()]
+            raise ConfigurationError(f"{kind} {name}: {'; '.join(said)}") from None
+
+    def _saved(self, model: type[Any], kind: str, name: str, identity: dict[str, Any], fields: dict[str, Any]) -> Any:
         row = self.rows.get(model, **identity)
         if row is None:
             row = model(**identity, **fields)
@@ -531,6 +563,14 @@ class Apply:
         if found is None:
             raise ConfigurationError(f"{where}: there is no organization {slug!r}.")
         return found
+
+
+def held_by(connection: Connection) -> dict[str, str]:
+    """Its credential, references as they stand; what cannot be opened any more is no credential."""
+    try:
+        return credentials.held(connection)
+    except credentials.CredentialError:
+        return {}
 
 
 def lists_of(spec: KeySpec, where: str) -> dict[str, list[str] | None]:

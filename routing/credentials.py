@@ -66,12 +66,17 @@ def seal(connection: Connection, values: Mapping[str, str]) -> None:
         clear(connection)
 
 
-def open_(connection: Connection) -> dict[str, str]:
-    """The credential in the clear, references read. Empty when there is none. Raises CredentialError."""
+def held(connection: Connection) -> dict[str, str]:
+    """The credential in the clear, references as they stand. Empty when there is none. Raises CredentialError."""
     if not connection.sealed_credential:
         return {}
     text = open_text(PURPOSE, str(connection.pk), connection.sealed_credential, organization=_organization(connection))
-    return {name: dereference(value) for name, value in json.loads(text).items()}
+    return {str(name): str(value) for name, value in json.loads(text).items()}
+
+
+def open_(connection: Connection) -> dict[str, str]:
+    """The same with references read. Raises CredentialError."""
+    return {name: dereference(value) for name, value in held(connection).items()}
 
 
 def clear(connection: Connection) -> None:
