@@ -12,7 +12,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -26,11 +26,11 @@ from keys.principal import Principal
 from keys.scoped_admin import ReadOnlyAdmin, ScopedAdmin
 from lib.ids import first_uuid7
 from routing.models import Deployment, PublicModel
-from usage import body_store, breakdown, figures, summaries
+from usage import body_store, breakdown, figures, paging, summaries
 from usage.models import PriceOverride, RequestRecord, StoredBody
+from usage.paging import Page
 from usage.summaries import STEPS, Period, Step
 
-PAGE = 50
 NONE = "-"  # in a filter: rows that have no value there
 RANGES = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 OUTCOMES = {
@@ -145,20 +145,12 @@ def strip(filters: Filters, principal: Principal) -> dict[str, Any] | None:
     }
 
 
-def page_of(records: QuerySet[RequestRecord], request: HttpRequest) -> tuple[list[RequestRecord], str, str]:
-    """Fifty rows by keyset: (rows newest first, the id to go on before, the id to go back after). Never counts."""
-    before, after = parsed(request.GET.get("before")), parsed(request.GET.get("after"))
-    if after:
-        rows = list(reversed(records.filter(pk__gt=after).order_by("pk")[: PAGE + 1]))
-        newer, older = len(rows) > PAGE, True
-        rows = rows[-PAGE:]
-    else:
-        if before:
-            records = records.filter(pk__lt=before)
-        rows = list(records.order_by("-pk")[: PAGE + 1])
-        newer, older = before is not None, len(rows) > PAGE
-        rows = rows[:PAGE]
-    return rows, str(rows[-1].pk) if older and rows else "", str(rows[0].pk) if newer and rows else ""
+def page_of(records: QuerySet[RequestRecord], filters: Filters, given: QueryDict) -> Page:
+    """The page of the log that the address asks for."""
+    if filters.id:
+        return Page(list(records[:1]))
+    before, after = parsed(given.get("before")), parsed(given.get("after"))
+    return paging.page(records, filters.period.start, filters.end, before=before, after=after)
 
 
 def parsed(text: str | None) -> uuid.UUID | None:
@@ -176,23 +168,24 @@ class RequestRecordAdmin(ReadOnlyAdmin):
         if not self.has_view_permission(request):
             self.refuse("view")
         filters = Filters(request)
-        rows, older, newer = page_of(filters.apply(self.get_queryset(request)), request)
+        page = page_of(filters.apply(self.get_queryset(request)), filters, request.GET)
         principal = self.principal(request)
         context = {
             **self.admin_site.each_context(request),
             "title": "Requests",
             "opts": self.opts,
-            "rows": rows,
+            "rows": page.rows,
+            "looked": page.looked,
             "filters": filters,
             "choices": choices_of(principal),
             "ranges": [(name, filters.query(range=name, **{"from": "", "to": ""})) for name in RANGES],
             "charts": strip(filters, principal),
-            "chips": chips(filters, rows),
-            "live": not newer and not filters.end and not filters.id,
+            "chips": chips(filters, page.rows),
+            "live": not page.newer and not filters.end and not filters.id,
             "query": filters.query(),
             "outcomes": OUTCOME_LABELS,
-            "older": filters.query(before=older) if older else "",
-            "newer": filters.query(after=newer) if newer else "",
+            "older": filters.query(before=page.older) if page.older else "",
+            "newer": filters.query(after=page.newer) if page.newer else "",
             "filtered": bool(filters.values or filters.outcome or filters.stream or filters.id),
         }
         return TemplateResponse(request, "gatehouse/requests.html", context)

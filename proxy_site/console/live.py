@@ -15,11 +15,11 @@ from django.urls import reverse
 
 from keys.principal import principal_of
 from proxy_site.console.exports import csv_response
-from usage import figures, prices
+from usage import figures, paging, prices
 from usage.admin import Filters, parsed
 from usage.models import RequestRecord
 
-MOST_NEW = 100  # rows per look
+LOOK = 0.05  # seconds: it is asked every second
 CHUNK = 2000  # rows per query of an export
 
 COLUMNS = (
@@ -43,7 +43,8 @@ def rows(request: HttpRequest) -> HttpResponse:
     """?after=ID: the table's newest rows since then, as rows of a table."""
     records, filters = records_of(request)
     after = parsed(request.GET.get("after"))
-    found = list((records.filter(pk__gt=after) if after else records).order_by("-pk")[:MOST_NEW])
+    start = paging.moment(after) if after else filters.period.start
+    found = paging.page(records.filter(pk__gt=after) if after else records, start, filters.end, budget=LOOK).rows
     return TemplateResponse(request, "gatehouse/request_rows.html", {"rows": found, "filters": filters})
 
 
