@@ -114,6 +114,14 @@ def data_dir(tmp_path: Path, settings: Any) -> Path:
 # ── the database ──
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """Each test has days of its own."""
+    from usage import closed_days  # noqa: PLC0415 - Django is set up only now
+
+    closed_days.forget()
+
+
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
     """SQLite in a file, as in production: the in-memory one cannot be shared between threads without locking errors."""

@@ -14,7 +14,7 @@ from django.db.models import Q, QuerySet
 
 from routing.backends import BACKENDS
 from routing.models import Deployment
-from usage import prices, records, rollups
+from usage import closed_days, prices, records, rollups
 from usage.event import Tokens
 from usage.models import RequestRecord, UsageBucket
 from usage.partitions import bound
@@ -144,6 +144,7 @@ def _rebuild_day(day: datetime, now: datetime) -> int:
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE usage_usagebucket IN SHARE ROW EXCLUSIVE MODE")
         UsageBucket.objects.filter(Q(start__gte=day, start__lt=end)).delete()
+        closed_days.changed()
         rows = within(day, end).values_list(*records.COLUMNS).iterator(chunk_size=CHUNK)
         read: list[Any] = [0]
         buckets = rollups.collect(_counted(rows, read))

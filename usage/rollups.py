@@ -18,7 +18,7 @@ from typing import Any
 from django.db import connection
 
 from lib import metrics
-from usage import histogram
+from usage import closed_days, histogram
 from usage.records import AT, Row
 
 MINUTE, QUARTER, DAY = 60, 900, 86_400
@@ -123,6 +123,7 @@ def collect(rows: Iterable[Row]) -> dict[BucketKey, Bucket]:
 
 def upsert(buckets: dict[BucketKey, Bucket]) -> None:
     """Add the buckets to the table, inside the caller's transaction."""
+    closed_days.touched(key[1] for key in buckets if key[0] == DAY)
     values = [_values(key, bucket) for key, bucket in buckets.items()]
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
@@ -169,6 +170,7 @@ def adjust(changes: dict[BucketKey, tuple[int, int]]) -> None:
     """Correct buckets that are there by (nano-dollars, unpriced calls), inside the caller's transaction."""
     where = " AND ".join(f'"{name}" = %s' for name in ("width", "start", *KEY))
     statement = f"UPDATE usage_usagebucket SET cost_nano = cost_nano + %s, unpriced = unpriced + %s WHERE {where}"
+    closed_days.touched(key[1] for key in changes if key[0] == DAY)
     values = [(*change, key[0], _start(key), *key[2:]) for key, change in sorted(changes.items())]
     with connection.cursor() as cursor:
         cursor.executemany(statement, values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import pairwise
@@ -16,10 +17,11 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db.models import Aggregate, Count, Max, Q, Sum
+from django.db import connection, transaction
+from django.db.models import Aggregate, Max, Q, Sum
 from django.db.models.functions import Coalesce, Trunc
 
-from usage import histogram
+from usage import closed_days, histogram
 from usage.models import UsageBucket
 from usage.rollups import DAY, MINUTE, QUARTER
 
@@ -174,10 +176,8 @@ def _pieces(start: int, end: int, widths: list[int]) -> Iterator[Piece]:
     yield from _pieces(high, end, narrower)
 
 
-def _rows(
-    period: Period, filters: Filters, step: Step | None = None
-) -> Any:  # a QuerySet of UsageBucket; what is added to it has no static type
-    """The buckets that make up the period. With a step, no bucket reaches over the edge of one."""
+def _pieces_of(period: Period, step: Step | None = None) -> list[Piece]:
+    """The roll-ups that make up the period. With a step, none reaches over the edge of one."""
     minutes_from = int((datetime.now(UTC) - timedelta(days=settings.GATEHOUSE.minute_retention_days)).timestamp())
     cuts = [int(period.start.timestamp())]
     if step is not None:
@@ -185,17 +185,98 @@ def _rows(
     cuts.append(int(period.end.timestamp()))
     if step == "minute":
         minutes_from = cuts[0]
-    merged: list[list[int]] = []
+    merged: list[Piece] = []
     for start, end in pairwise(cuts):
         for width, low, high in pieces(start, end, minutes_from):
             if merged and merged[-1][0] == width and low <= merged[-1][2]:
-                merged[-1][2] = max(high, merged[-1][2])
+                merged[-1] = (width, merged[-1][1], max(high, merged[-1][2]))
             else:
-                merged.append([width, low, high])
+                merged.append((width, low, high))
+    return merged
+
+
+def _parted(found: Iterable[Piece], cut: int) -> tuple[list[Piece], list[Piece]]:
+    """Whole days, and quarters between them, up to that midnight; and the rest."""
+    closed: list[Piece] = []
+    rest: list[Piece] = []
+    for width, low, high in found:
+        if width == MINUTE or low >= cut:
+            rest.append((width, low, high))
+            continue
+        closed.append((width, low, min(high, cut)))
+        if high > cut:
+            rest.append((width, cut, high))
+    return closed, rest
+
+
+def _rows(found: Iterable[Piece], filters: Filters) -> Any:  # a QuerySet; what is added to it has no static type
     where = Q(pk__in=[])
-    for width, low, high in merged:
+    for width, low, high in found:
         where |= Q(width=width, start__gte=_at(low), start__lt=_at(high))
     return UsageBucket.objects.filter(where & filters.condition)
+
+
+def _grouped(
+    period: Period,
+    filters: Filters,
+    by: Sequence[str],
+    sums: Mapping[str, Any],
+    step: Step | None = None,
+    where: Q | None = None,
+) -> list[dict[str, Any]]:
+    """Sums (or the largest, where they are a Max) by columns, and by step as "at" when one is given."""
+    closed, rest = _parted(_pieces_of(period, step), closed_days.end())
+    clock = period.clock(step) if step else UTC
+    columns = [*(["at"] if step else []), *by]
+
+    def ask(found: list[Piece]) -> list[dict[str, Any]]:
+        rows = _rows(found, filters).filter(where or Q())
+        if step:
+            rows = rows.annotate(at=Trunc("start", step, tzinfo=clock))
+        with _roomy():
+            return list(rows.values(*columns).annotate(**sums).order_by())
+
+    known: list[dict[str, Any]] = []
+    if closed:
+        named = tuple([(name, repr(each)) for name, each in sums.items()])
+        question = (tuple(closed), repr(filters), tuple(columns), named, step, str(clock), repr(where))
+        known = closed_days.remembered(question, lambda: ask(closed))
+    return _together_by(columns, sums, known, ask(rest) if rest else [])
+
+
+def _together_by(
+    columns: Sequence[str], sums: Mapping[str, Any], some: list[dict[str, Any]], more: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    if not some or not more:
+        return list(some or more)  # what is remembered stays as it is
+    largest = {name for name, each in sums.items() if isinstance(each, Max)}
+    found = {tuple([row[name] for name in columns]): row for row in some}
+    for row in more:
+        key = tuple([row[name] for name in columns])
+        known = found.get(key)
+        if known is not None:
+            row = row | {name: _either(known[name], row[name], name in largest) for name in sums}
+        found[key] = row
+    return list(found.values())
+
+
+def _either(one: Any, other: Any, largest: bool) -> Any:
+    """The sum of two (or the larger one), None being none."""
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other) if largest else one + other
+
+
+@contextmanager
+def _roomy() -> Iterator[None]:
+    """Groups fit into memory, or the database sorts everything first; and no query is worth compiling."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL work_mem = '32MB'; SET LOCAL jit = off")
+        yield
 
 
 def _at(second: int) -> datetime:
@@ -341,16 +422,16 @@ def overview(period: Period, filters: Filters) -> Overview:
 
 
 def totals(period: Period, filters: Filters) -> Totals:
-    found = _rows(period, filters).aggregate(
-        **_OUTCOMES,
-        **_TOKENS,
-        n_spend=_sum("cost_nano"),
-        n_unpriced=_sum("unpriced"),
-        n_active_keys=Count("key_id", distinct=True),
-        **_counts("ttft"),
-    )
+    sums = _OUTCOMES | _TOKENS | {"n_spend": _sum("cost_nano"), "n_unpriced": _sum("unpriced")} | _counts("ttft")
+    rows = _grouped(period, filters, ["key_id"], sums)
+    found = {name: sum(row[name] or 0 for row in rows) for name in sums}
     ttft = _histogram(found, "ttft")
-    return Totals(**_plain(found), ttft_p50=histogram.percentile(ttft, 0.5), ttft_p95=histogram.percentile(ttft, 0.95))
+    return Totals(
+        **_plain(found),
+        active_keys=len(rows),
+        ttft_p50=histogram.percentile(ttft, 0.5),
+        ttft_p95=histogram.percentile(ttft, 0.95),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,13 +480,7 @@ Cells = dict[Group, dict[datetime, _Amount]]
 
 def _cells(period: Period, filters: Filters, metric: str, by: Sequence[str], step: Step) -> Cells:
     """The metric per group and step. A name that changed meanwhile is the latest one."""
-    rows = (
-        _rows(period, filters, step)
-        .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
-        .values("at", *[DIMENSIONS[name][0] for name in by])
-        .annotate(**_names(by), **_aggregates(metric))
-        .order_by()
-    )
+    rows = _grouped(period, filters, [DIMENSIONS[name][0] for name in by], {**_names(by), **_aggregates(metric)}, step)
     cells: defaultdict[tuple[str, ...], dict[datetime, _Amount]] = defaultdict(dict)
     names: dict[tuple[str, str], str] = {}
     for row in rows:
@@ -532,13 +607,7 @@ class Outcomes:
 
 def outcomes(period: Period, filters: Filters, step: Step = "day") -> Outcomes:
     _check(period, step)
-    rows = (
-        _rows(period, filters, step)
-        .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
-        .values("at")
-        .annotate(**_OUTCOMES, **_counts("ttft"))
-        .order_by()
-    )
+    rows = _grouped(period, filters, [], {**_OUTCOMES, **_counts("ttft")}, step)
     by_time = {row["at"].timestamp(): row for row in rows}
     steps = period.steps(step)
     found = [by_time.get(at.timestamp()) for at in steps]
@@ -572,21 +641,18 @@ class KeyUsage:
 
 def top_keys(period: Period, filters: Filters, limit: int = 10) -> list[KeyUsage]:
     """The keys that spent most."""
-    rows = (
-        _rows(period, filters)
-        .values("key_id")
-        .annotate(
-            n_name=Max("key"),
-            n_organization=Max("organization"),
-            n_team=Max("team"),
-            n_spend=_sum("cost_nano"),
-            n_requests=_OUTCOMES["n_requests"],
-            n_failed=_OUTCOMES["n_failed"],
-            n_tokens=_sum("prompt_tokens", "tool_use_tokens", "output_tokens", "thoughts_tokens"),
-        )
-        .order_by("-n_spend", "-n_requests", "key_id")[:limit]
-    )
-    return [KeyUsage(id=row["key_id"], **_plain(row)) for row in rows]
+    sums = {
+        "n_name": Max("key"),
+        "n_organization": Max("organization"),
+        "n_team": Max("team"),
+        "n_spend": _sum("cost_nano"),
+        "n_requests": _OUTCOMES["n_requests"],
+        "n_failed": _OUTCOMES["n_failed"],
+        "n_tokens": _sum("prompt_tokens", "tool_use_tokens", "output_tokens", "thoughts_tokens"),
+    }
+    rows = _grouped(period, filters, ["key_id"], sums)
+    rows.sort(key=lambda row: (-row["n_spend"], -row["n_requests"], row["key_id"]))
+    return [KeyUsage(id=row["key_id"], **_plain(row)) for row in rows[:limit]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,18 +669,15 @@ class ErrorGroup:
 
 def recent_errors(period: Period, filters: Filters, limit: int = 10) -> list[ErrorGroup]:
     """What failed (rate limits included), grouped by status, model and deployment, the most frequent first."""
-    rows = list(
-        _rows(period, filters)
-        .exclude(OK | CANCELLED)
-        .values("status", "model", "deployment_id")
-        .annotate(
-            n_deployment=Max("deployment"),
-            n_requests=_sum("requests"),
-            n_last=Max("start"),
-            day=Max("start", filter=Q(width=DAY)),
-        )
-        .order_by("-n_requests", "-n_last", "status", "model", "deployment_id")[:limit]
-    )
+    sums = {
+        "n_deployment": Max("deployment"),
+        "n_requests": _sum("requests"),
+        "n_last": Max("start"),
+        "day": Max("start", filter=Q(width=DAY)),
+    }
+    rows = _grouped(period, filters, ["status", "model", "deployment_id"], sums, where=~OK & ~CANCELLED)
+    rows.sort(key=lambda row: (row["status"], row["model"], row["deployment_id"]))
+    rows = sorted(rows, key=lambda row: (row["n_requests"], row["n_last"]), reverse=True)[:limit]
     exact = _latest([row for row in rows if row["n_last"] == row["day"]], filters)
     return [
         ErrorGroup(
@@ -671,22 +734,18 @@ class DeploymentUsage:
 
 def deployments(period: Period, filters: Filters) -> list[DeploymentUsage]:
     """Every deployment that was reached in the period, the busiest first."""
-    rows = list(
-        _rows(period, filters)
-        .exclude(deployment_id="")
-        .values("deployment_id")
-        .annotate(
-            **_OUTCOMES,
-            n_name=Max("deployment"),
-            n_backend=Max("backend"),
-            n_spend=_sum("cost_nano"),
-            n_last_ok=Max("start", filter=OK),
-            n_last_failed=Max("start", filter=FAILED),
-            **_counts("ttft"),
-            **_counts("total"),
-        )
-        .order_by("-n_requests", "deployment_id")
-    )
+    sums = {
+        **_OUTCOMES,
+        "n_name": Max("deployment"),
+        "n_backend": Max("backend"),
+        "n_spend": _sum("cost_nano"),
+        "n_last_ok": Max("start", filter=OK),
+        "n_last_failed": Max("start", filter=FAILED),
+        **_counts("ttft"),
+        **_counts("total"),
+    }
+    rows = _grouped(period, filters, ["deployment_id"], sums, where=~Q(deployment_id=""))
+    rows.sort(key=lambda row: (-row["n_requests"], row["deployment_id"]))
     calls = sum(row["n_requests"] for row in rows) or 1
     return [_deployment(row, row["n_requests"] / calls) for row in rows]
 
@@ -717,14 +776,8 @@ class Hour:
 def hours(period: Period, filters: Filters) -> dict[str, list[Hour]]:
     """By the id of each deployment that was reached: one entry per hour of the period, empty hours too."""
     _check(period, "hour")
-    rows = (
-        _rows(period, filters, "hour")
-        .exclude(deployment_id="")
-        .annotate(at=Trunc("start", "hour", tzinfo=period.clock("hour")))
-        .values("at", "deployment_id")
-        .annotate(**{name: _OUTCOMES[name] for name in ("n_requests", "n_failed", "n_rate_limited")})
-        .order_by()
-    )
+    sums = {name: _OUTCOMES[name] for name in ("n_requests", "n_failed", "n_rate_limited")}
+    rows = _grouped(period, filters, ["deployment_id"], sums, "hour", ~Q(deployment_id=""))
     found: defaultdict[str, dict[float, Mapping[str, Any]]] = defaultdict(dict)
     for row in rows:
         found[row["deployment_id"]][row["at"].timestamp()] = row
@@ -744,7 +797,7 @@ def each(period: Period, filters: Filters, metric: str, by: Sequence[str], step:
     _check(period, step)
     columns = [DIMENSIONS[name][0] for name in by]
     rows = (
-        _rows(period, filters, step)
+        _rows(_pieces_of(period, step), filters)
         .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
         .values("at", *columns)
         .annotate(**_names(by), **_aggregates(metric))

@@ -1,0 +1,91 @@
+"""Days that are over, remembered: a dashboard's question about them goes to the database once a process.
+
+The roll-ups of a UTC day that is over change only when a call is recorded late, priced again or rolled up again.
+Whoever does that raises a version in the same transaction (`touched`, `changed`); what was remembered under another
+version is not used. Days count as over a while after their end, for readers a while longer than for writers, so that
+no clock has to be exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from threading import Lock
+from typing import Any, Final
+
+from keys.models import ChangeVersion
+
+DAY: Final = 86_400
+TOPIC: Final = "closed days"
+WRITERS, READERS = 1_800, 5_400  # seconds after its end that a day is over
+MOST: Final = 250_000  # cells of one answer that is remembered
+TOTAL: Final = 750_000  # cells of all of them, about 100 bytes each
+
+Rows = list[dict[str, Any]]
+
+_known: OrderedDict[Hashable, Rows] = OrderedDict()  # the one used longest ago first
+_size = 0
+_lock = Lock()
+
+
+def end() -> int:
+    """The Unix second before which everything is over, for readers: a UTC midnight."""
+    return _midnight(READERS)
+
+
+def _midnight(after: int) -> int:
+    now = int(time.time()) - after
+    return now - now % DAY
+
+
+def touched(starts: Iterable[int]) -> None:
+    """Buckets that start at these Unix seconds are written in this transaction."""
+    if min(starts, default=_midnight(0)) < _midnight(WRITERS):
+        changed()
+
+
+def changed() -> None:
+    """What days hold that are over changes in this transaction."""
+    ChangeVersion.objects.bulk_create(
+        [ChangeVersion(topic=TOPIC, version=time.time_ns())],
+        update_conflicts=True,
+        unique_fields=["topic"],
+        update_fields=["version"],
+    )
+
+
+def remembered(question: Hashable, ask: Callable[[], Rows]) -> Rows:
+    """The answer to a question about days that are over: of before, or asked now. Not to be changed by the caller."""
+    version = ChangeVersion.objects.filter(topic=TOPIC).values_list("version", flat=True).first() or 0
+    key = (version, question)
+    with _lock:
+        if key in _known:
+            _known.move_to_end(key)
+            return _known[key]
+    rows = ask()
+    if _cells(rows) <= MOST:
+        _keep(key, rows)
+    return rows
+
+
+def _keep(key: Hashable, rows: Rows) -> None:
+    global _size
+    with _lock:
+        if key not in _known:
+            _known[key] = rows
+            _size += _cells(rows)
+        while _size > TOTAL:
+            _size -= _cells(_known.popitem(last=False)[1])
+
+
+def _cells(rows: Rows) -> int:
+    return 1 + len(rows) * (len(rows[0]) if rows else 0)
+
+
+def forget() -> None:
+    """As a process begins."""
+    global _size
+    with _lock:
+        _known.clear()
+        _size = 0
