@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from keys.models import AuditEvent, Limit, VirtualKey
+from keys.models import AuditEvent, Limit, Organization, VirtualKey
 from keys.principal import Principal, principal_of
 from proxy_site.console import asked, budgets, key_choice
 from proxy_site.console.asked import Asked
@@ -252,6 +252,12 @@ def first_steps(principal: Principal, *, called: bool) -> list[dict[str, Any]]:
                 "The name clients ask for, and who answers.",
                 deployment is not None,
                 "admin:routing_publicmodel_add",
+            ),
+            step(
+                "Make an organization",
+                "Whose keys, limits and bill it is.",
+                Organization.objects.exists(),
+                "admin:keys_organization_add",
             ),
             *found,
         ]

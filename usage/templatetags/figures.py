@@ -30,9 +30,9 @@ def share(part: float | None) -> str:
 
 @register.filter
 def rate(usd: Decimal) -> str:
-    """USD per million tokens: 0.15, 3, 0.075."""
+    """USD per million tokens: 0.15, 3.00, 0.075."""
     shortest = usd.normalize()
-    return f"{shortest:f}" if shortest != shortest.to_integral_value() else f"{shortest:.0f}"
+    return f"{shortest:f}" if shortest.as_tuple().exponent < -2 else f"{shortest:.2f}"  # type: ignore[operator]  # a number
 
 
 @register.filter
