@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -17,9 +17,9 @@ from unfold.widgets import UnfoldAdminEmailInputWidget
 from keys import invitations, mail
 from keys.dates import ago
 from keys.invitations import InvitationRefused
-from keys.models import Invitation, Team, User
-from keys.principal import ADMIN, RANK, Principal
-from keys.scoped_admin import ScopedAdmin, ScopedRelatedFilter, action, actor_of
+from keys.models import Invitation, User
+from keys.principal import RANK, Principal
+from keys.scoped_admin import ScopedAdmin, ScopedRelatedFilter, action, actor_of, where_roles_are_given
 
 
 class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
@@ -98,11 +98,7 @@ class InvitationAdmin(ScopedAdmin):
         return type("BoundInvitationForm", (made,), {"request": request})
 
     def choices_for(self, db_field: Any, request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:
-        principal = self.principal(request)
-        if db_field.name == "organization" and not principal.is_platform_admin:
-            teams = Team.objects.filter(pk__in=principal.teams_with(ADMIN)).values("organization_id")
-            return chosen.filter(Q(pk__in=principal.organizations_with(ADMIN)) | Q(pk__in=teams))
-        return principal.scope(chosen, rank=ADMIN if db_field.name == "team" else None)
+        return where_roles_are_given(self.principal(request), db_field.name, chosen)
 
     # Sending one
 

@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -23,8 +23,8 @@ from unfold.widgets import (
 from keys import single_sign_on
 from keys.dates import ago
 from keys.models import Membership, Organization, SecondFactor, Team, User
-from keys.principal import ADMIN, Principal
-from keys.scoped_admin import ScopedAdmin, ScopedInline, ScopedRelatedFilter, action, actor_of
+from keys.principal import Principal
+from keys.scoped_admin import ScopedAdmin, ScopedInline, ScopedRelatedFilter, action, actor_of, where_roles_are_given
 
 
 class MembershipForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
@@ -101,11 +101,7 @@ class MembershipAdmin(ScopedAdmin):
         return ("user", "organization") if obj else ()
 
     def choices_for(self, db_field: Any, request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:
-        principal = self.principal(request)
-        if db_field.name == "organization" and not principal.is_platform_admin:
-            teams = Team.objects.filter(pk__in=principal.teams_with(ADMIN)).values("organization_id")
-            return chosen.filter(Q(pk__in=principal.organizations_with(ADMIN)) | Q(pk__in=teams))
-        return principal.scope(chosen, rank=ADMIN if db_field.name == "team" else None)
+        return where_roles_are_given(self.principal(request), db_field.name, chosen)
 
     @display(description="Role", label={"Owner": "primary", "Admin": "info"}, ordering="role")
     def role_label(self, row: Membership) -> str:

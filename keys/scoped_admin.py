@@ -14,7 +14,7 @@ from django import forms
 from django.contrib.admin.options import BaseModelAdmin
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, ValidationError
-from django.db.models import Field, ForeignKey, Model, QuerySet
+from django.db.models import Field, ForeignKey, Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import RelatedDropdownFilter
@@ -22,7 +22,8 @@ from unfold.decorators import action as unfold_action
 
 from keys import audit, notices
 from keys.audit import Actor
-from keys.principal import Principal, Verb, principal_of
+from keys.models import Team
+from keys.principal import ADMIN, Principal, Verb, principal_of
 
 MASKED = "(hidden)"
 Step = TypeVar("Step", bound=Callable[..., HttpResponse])
@@ -101,6 +102,14 @@ class Scoped(BaseModelAdmin):  # type: ignore[type-arg]  # of any model
     def choices_for(self, db_field: Field[Any, Any], request: HttpRequest, chosen: QuerySet[Any]) -> QuerySet[Any]:
         """What a foreign key may point to: what this person may see."""
         return self.principal(request).scope(chosen)
+
+
+def where_roles_are_given(principal: Principal, field: str, chosen: QuerySet[Any]) -> QuerySet[Any]:
+    """The choices of a form that gives a role: organizations and teams that this person administers."""
+    if field == "organization" and not principal.is_platform_admin:
+        teams = Team.objects.filter(pk__in=principal.teams_with(ADMIN)).values("organization_id")
+        return chosen.filter(Q(pk__in=principal.organizations_with(ADMIN)) | Q(pk__in=teams))
+    return principal.scope(chosen, rank=ADMIN if field == "team" else None)
 
 
 class ScopedAdmin(Scoped, ModelAdmin):  # type: ignore[misc]  # unfold's own bases disagree about formfield_overrides
