@@ -11,6 +11,17 @@ from usage.event import Tokens
 from usage.models import RequestRecord
 
 FEMTO_PER_NANO = 10**6
+LABELS = {  # of prices.Classes, in the order of the page
+    "input": "Input",
+    "cached": "Input from the cache",
+    "cache_write": "Input written to the cache",
+    "audio_input": "Input, audio",
+    "image_input": "Input, images",
+    "output": "Output",
+    "thoughts": "Thoughts",
+    "audio_output": "Output, audio",
+    "image_output": "Output, images",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +35,14 @@ class Line:
 
 
 def lines(record: RequestRecord) -> list[Line]:
-    """Every class that has tokens; each token stands in one line (as prices.Rates charges it)."""
+    """Every class that has tokens; each token stands in one line (prices.Classes)."""
     tokens = Tokens(**{name: getattr(record, column) for column, name in records.TOKENS.items()})
     rates = rates_of(record, tokens)
     found = []
-    for label, name, count in classes(tokens):
+    counts = prices.classes(tokens)
+    for name, label in LABELS.items():
+        if not (count := getattr(counts, name)):
+            continue
         rate = getattr(rates, name) if rates else None
         found.append(
             Line(
@@ -65,27 +79,3 @@ def rates_of(record: RequestRecord, tokens: Tokens) -> prices.Rates | None:
     if card is None or card.version != record.price_version:
         return None
     return card.rates(tokens.prompt + tokens.tool_use)
-
-
-def classes(tokens: Tokens) -> list[tuple[str, str, int]]:
-    """(label, name of the rate, tokens) of every class that has some."""
-    audio, image = tokens.audio_prompt, tokens.image_prompt
-    text = tokens.prompt + tokens.tool_use - tokens.cached - tokens.cache_write - audio - image
-    if text < 0:
-        cached_audio = min(audio, -text)
-        audio -= cached_audio
-        image -= min(image, -text - cached_audio)
-        text = 0
-    spoken, drawn = tokens.audio_output, tokens.image_output
-    found = [
-        ("Input", "input", text),
-        ("Input from the cache", "cached", tokens.cached),
-        ("Input written to the cache", "cache_write", tokens.cache_write),
-        ("Input, audio", "audio_input", audio),
-        ("Input, images", "image_input", image),
-        ("Output", "output", max(tokens.candidates - spoken - drawn, 0)),
-        ("Thoughts", "thoughts", tokens.thoughts),
-        ("Output, audio", "audio_output", spoken),
-        ("Output, images", "image_output", drawn),
-    ]
-    return [line for line in found if line[2]]

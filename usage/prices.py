@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import genai_prices
@@ -35,9 +35,37 @@ RETRY = 5.0  # seconds
 _SURE = 2  # an estimated prompt this many times below a long-context tier will not reach it
 
 
+class Classes(NamedTuple):
+    """Tokens of one call by what they are charged as; every token stands in one class."""
+
+    input: int
+    cached: int
+    cache_write: int
+    output: int
+    thoughts: int
+    audio_input: int
+    image_input: int
+    audio_output: int
+    image_output: int
+
+
+def classes(tokens: Tokens) -> Classes:
+    """Cached ones are taken for text, unless there are more of them than text."""
+    audio, image = tokens.audio_prompt, tokens.image_prompt
+    text = tokens.prompt + tokens.tool_use - tokens.cached - tokens.cache_write - audio - image
+    if text < 0:
+        cached_audio = min(audio, -text)
+        audio -= cached_audio
+        image -= min(image, -text - cached_audio)
+        text = 0
+    spoken, drawn = tokens.audio_output, tokens.image_output
+    visible = max(tokens.candidates - spoken - drawn, 0)
+    return Classes(text, tokens.cached, tokens.cache_write, visible, tokens.thoughts, audio, image, spoken, drawn)
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Femto-dollars per token, by class."""
+    """Femto-dollars per token, by class (as Classes)."""
 
     input: int
     cached: int
@@ -50,23 +78,15 @@ class Rates:
     image_output: int
 
     def femto(self, tokens: Tokens) -> int:
-        """Every token is charged once. Cached ones are taken for text, unless there are more of them than text."""
-        audio, image = tokens.audio_prompt, tokens.image_prompt
-        text = tokens.prompt + tokens.tool_use - tokens.cached - tokens.cache_write - audio - image
-        if text < 0:
-            cached_audio = min(audio, -text)
-            audio -= cached_audio
-            image -= min(image, -text - cached_audio)
-            text = 0
-        spoken, drawn = tokens.audio_output, tokens.image_output
+        text, cached, written, output, thoughts, audio, image, spoken, drawn = classes(tokens)
         return (
             text * self.input
-            + tokens.cached * self.cached
-            + tokens.cache_write * self.cache_write
+            + cached * self.cached
+            + written * self.cache_write
+            + output * self.output
+            + thoughts * self.thoughts
             + audio * self.audio_input
             + image * self.image_input
-            + max(tokens.candidates - spoken - drawn, 0) * self.output
-            + tokens.thoughts * self.thoughts
             + spoken * self.audio_output
             + drawn * self.image_output
         )
@@ -108,8 +128,10 @@ class RateCard:
 
         `prompt` may be an estimate: a tier counts from half its bound on.
         """
-        possible = [self.base, *(rates for start, rates in self.tiers if prompt * _SURE > start)]
-        femto = max(prompt * rates.dearest_input + output * rates.dearest_output for rates in possible)
+        femto = prompt * self.base.dearest_input + output * self.base.dearest_output
+        for start, rates in self.tiers:
+            if prompt * _SURE > start:
+                femto = max(femto, prompt * rates.dearest_input + output * rates.dearest_output)
         return -(-femto // _FEMTO_PER_NANO)
 
 
