@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from lib.bounded import forget_oldest
+
 KEPT = 3600.0  # seconds
 MOST = 10_000  # tokens
 
@@ -22,8 +24,7 @@ def remember(token: str, deployment_id: str) -> None:
     key = _hash(token)
     _made_by.pop(key, None)
     _made_by[key] = (deployment_id, time.monotonic() + KEPT)
-    if len(_made_by) > MOST:
-        del _made_by[next(iter(_made_by))]
+    forget_oldest(_made_by, MOST)
 
 
 def made_by(body: Mapping[str, Any]) -> str:

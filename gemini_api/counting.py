@@ -18,6 +18,7 @@ from gemini_api.permission import permitted
 from gemini_api.question import Question, read_body, target_of, token_factor, translator_of
 from gemini_api.translators.base import CountingTranslator
 from lib import json
+from lib.bounded import forget_oldest
 from routing import upstream
 from routing.catalog import DeploymentEntry
 from routing.errors import RoutingError, UpstreamError
@@ -75,19 +76,14 @@ async def known_or_asked(question: Question, body: Json, deployment: DeploymentE
         counted = await ask(question, body, deployment)
     except UpstreamError:
         _silent[deployment.version] = time.monotonic() + LEFT_ALONE
-        _bound(_silent)
+        forget_oldest(_silent, MOST)
         return None
     except (RoutingError, GeminiError):  # this request cannot be counted there: the next one may
         return None
     _counted.pop(key.digest(), None)
     _counted[key.digest()] = (counted, time.monotonic() + KEPT)
-    _bound(_counted)
+    forget_oldest(_counted, MOST)
     return counted
-
-
-def _bound(kept: dict[Any, Any]) -> None:
-    if len(kept) > MOST:
-        del kept[next(iter(kept))]
 
 
 async def ask(question: Question, body: Json, deployment: DeploymentEntry) -> Json:

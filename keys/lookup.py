@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from django.conf import settings
 from django.db import Error
@@ -35,6 +35,7 @@ from keys.context import Caller, KeyContext, Problem, Source
 from keys.policy import is_over
 from lib import bus
 from lib.background import Background
+from lib.bounded import forget_oldest
 
 log = logging.getLogger(__name__)
 
@@ -258,8 +259,8 @@ class Lookup:
                 self._kept[fingerprint] = _Kept(answer, began, suspect)
             elif not suspect:
                 self._refused[fingerprint] = (answer, began + REFUSED_SECONDS)
-        _shrink(self._refused, REFUSED_SIZE)
-        _shrink(self._kept, KEPT_SIZE)
+        forget_oldest(self._refused, REFUSED_SIZE)
+        forget_oldest(self._kept, KEPT_SIZE)
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._executor is None:
@@ -311,12 +312,6 @@ class Lookup:
     def detach(self) -> None:
         """Hear no more notices: for one that is not the process's own."""
         self._unsubscribe()
-
-
-def _shrink(memory: dict[str, Any], size: int) -> None:
-    """Forget the oldest beyond `size`."""
-    while len(memory) > size:
-        del memory[next(iter(memory))]
 
 
 _lookup = Lookup()

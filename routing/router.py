@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
+from lib.bounded import forget_oldest
 from routing.backends.base import Action
 from routing.breaker import EFFECTS
 from routing.catalog import Catalog, DeploymentEntry, ModelEntry, Timeouts
 from routing.errors import RETRYABLE, Kind, NoDeployment, UpstreamError
+from routing.note import Note
 from routing.scores import Score
 from routing.scores_memory import Board, Plan, board
 from routing.strategies import STRATEGIES, Draw
@@ -37,21 +39,6 @@ BOUNDED_LOAD = 1.25  # how much busier than the average a deployment may be and 
 AFFINITY_KEPT, AFFINITY_MOST = 300.0, 20_000  # seconds (providers keep a prompt cache 5 to 10 minutes), conversations
 # Waiting a moment may help with these, so the same deployment may be asked again when there is no other.
 SAME_AGAIN: frozenset[Kind] = frozenset({"conflict", "server", "unavailable", "connect", "protocol", "cut"})
-
-
-@dataclass(slots=True)
-class Note:
-    """One try, or one deployment passed over; the fields of usage.event.AttemptNote. Filled in when the try ends."""
-
-    deployment_id: str
-    deployment: str
-    reason: str
-    outcome: str
-    offset_ms: int = 0
-    duration_ms: int = 0
-    ttft_ms: int | None = None
-    provider_status: int | None = None
-    error: str = ""
 
 
 def everything(name: str) -> bool:
@@ -107,8 +94,7 @@ class Router:
         """This conversation's prompt is now in the cache of this deployment."""
         self.conversations.pop(key, None)
         self.conversations[key] = (score.entry.id, now)
-        if len(self.conversations) > AFFINITY_MOST:
-            del self.conversations[next(iter(self.conversations))]
+        forget_oldest(self.conversations, AFFINITY_MOST)
 
     def conversation(self, key: str, now: float) -> str:
         """The id of the deployment that has this conversation cached, or an empty string."""

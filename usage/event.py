@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from routing.note import Note
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)  # without slots: those orjson writes four times slower, twice a call
 class Tokens:
     """Tokens by class. prompt includes cached and cache_write; candidates excludes thoughts (Gemini's meaning).
 
@@ -27,25 +29,6 @@ class Tokens:
     @property
     def total(self) -> int:
         return self.prompt + self.tool_use + self.candidates + self.thoughts
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptNote:
-    """One try at one deployment, for the waterfall. offset_ms counts from the call's start.
-
-    reason: why this deployment was chosen ("fastest of two", "only one left", "probe"), or why it was skipped.
-    outcome: "ok", "skipped", "cancelled", or an UpstreamError kind.
-    """
-
-    deployment_id: str
-    deployment: str
-    reason: str
-    outcome: str
-    offset_ms: int = 0
-    duration_ms: int = 0
-    ttft_ms: int | None = None
-    provider_status: int | None = None
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +68,7 @@ class UsageEvent:
     price_version: str = ""
     ttft_ms: int | None = None
     total_ms: int = 0
-    attempts: tuple[AttemptNote, ...] = ()
+    attempts: tuple[Note, ...] = ()
     dropped: tuple[str, ...] = ()
     client: str = ""
     address: str = ""

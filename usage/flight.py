@@ -23,11 +23,11 @@ from typing import Any, Protocol, Self
 from keys.context import KeyContext
 from keys.limits.base import Ask, Hold, Standing, Used
 from lib import json
-from lib.ids import uuid7
+from lib.ids import uuid7_text
 from routing.catalog import DeploymentEntry
 from usage import bodies, prices, spool
 from usage.bodies import Kept
-from usage.event import AttemptNote, Tokens, UsageEvent
+from usage.event import Tokens, UsageEvent
 
 Record = dict[str, Any]  # the fields of UsageEvent
 
@@ -62,7 +62,7 @@ def open(
     label: str = "",
     flags: tuple[str, ...] = (),
 ) -> Flight:
-    """Begin a call. `notes` is the router's list of attempts (fields of AttemptNote); it is read at the end."""
+    """Begin a call. `notes` is the router's list of attempts (routing.note); it is read at the end."""
     return Flight(key, action, model, call_id, requested_model, stream, limiter, notes, client, address, label, flags)
 
 
@@ -84,7 +84,7 @@ class Flight:
 
     __slots__ = (
         "_action", "_address", "_ask", "_call_id", "_client", "_deployment", "_dropped", "_flags", "_hold", "_key", "_label",
-        "_limiter", "_model", "_notes", "_notes_before", "_prompt", "_requested", "_saw", "_since", "_started_ms", "_stream", "_text",
+        "_limiter", "_model", "_notes", "_notes_before", "_prompt", "_refused", "_requested", "_saw", "_since", "_started_ms", "_stream", "_text",
         "_tick", "_ttft_ms", "kept", "record",
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ class Flight:
         label: str,
         flags: tuple[str, ...],
     ) -> None:
-        self._call_id = call_id or str(uuid7())
+        self._call_id = call_id or uuid7_text()
         self._started_ms = time.time_ns() // 1_000_000
         self._tick = time.monotonic()
         self._key = key
@@ -118,6 +118,7 @@ class Flight:
         self._label = label
         self._flags = flags
         self._hold: Hold | None = None
+        self._refused: Standing | None = None
         self._ask: Ask | None = None
         self._prompt = 0
         self._dropped: tuple[str, ...] = ()
@@ -140,7 +141,7 @@ class Flight:
         """The event of an ended call, None while it runs."""
         if self.record is None:
             return None
-        return UsageEvent(**self.record | {"attempts": tuple([_copied(note) for note in self._notes])})
+        return UsageEvent(**self.record | {"attempts": tuple([replace(note) for note in self._notes])})
 
     def follow(self, notes: Sequence[Any]) -> None:
         """The router's list of attempts for this call, read at the end."""
@@ -148,8 +149,8 @@ class Flight:
 
     @property
     def standing(self) -> Standing | None:
-        """The tightest limit after admission; None when no limit applied."""
-        return self._hold.standing if self._hold is not None else None
+        """The tightest limit after admission, or the one that refused; None when no limit applied."""
+        return self._hold.standing if self._hold is not None else self._refused
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -177,6 +178,10 @@ class Flight:
         self._hold = hold
         if hold is not None and self._ask is None:
             self._ask = hold.ask
+
+    def refused(self, standing: Standing) -> None:
+        """The limit that had no room."""
+        self._refused = standing
 
     def reaching(self, deployment: DeploymentEntry, dropped: tuple[str, ...] = ()) -> None:
         """A deployment is about to be tried. The first time this is written down; raises spool.SpoolFull.
@@ -409,14 +414,6 @@ class Flight:
             record["dropped"] = self._dropped
             record["price_version"] = card.version if card else ""
         return record
-
-
-def _copied(note: Any) -> AttemptNote:
-    """The router's own note as the ledger's: the same fields, but routing does not know this room."""
-    return AttemptNote(
-        note.deployment_id, note.deployment, note.reason, note.outcome, note.offset_ms, note.duration_ms, note.ttft_ms,
-        note.provider_status, note.error,
-    )  # fmt: skip
 
 
 def encode(event: Record | UsageEvent) -> bytes:

@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 
 from lib import json
+from lib.bounded import forget_oldest
 from usage import records, rollups, spool
 from usage.models import QuarantinedEvent
 from usage.pump import Pump
@@ -65,9 +66,8 @@ class Labels:
         place = (row[AT["key_id"]], records.call_ms(row) // DAY_MS)
         known = self._known.get(place)
         if known is None:
-            if len(self._known) >= KEY_DAYS:
-                del self._known[next(iter(self._known))]
             known = self._known[place] = set()
+            forget_oldest(self._known, KEY_DAYS)
         if label not in known:
             if len(known) >= LABELS:
                 return (*row[: AT["label"]], OTHER, *row[AT["label"] + 1 :])

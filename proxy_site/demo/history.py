@@ -14,8 +14,9 @@ from keys.policy import matches
 from lib import json
 from lib.ids import uuid7
 from routing.models import Deployment
+from routing.note import Note
 from usage import ledger, prices, records
-from usage.event import AttemptNote, Tokens, UsageEvent
+from usage.event import Tokens, UsageEvent
 from usage.models import RequestRecord
 
 DAYS, CALLS, BATCH = 14, 2800, 500
@@ -100,7 +101,7 @@ def event(
 ) -> UsageEvent:
     end = chance.choices(ENDS, [each.weight for each in ENDS])[0]
     streamed = chance.random() < 0.7
-    spent = tokens(chance, deployment, end)
+    spent = tokens(chance, end)
     provider = {"gemini": "google", "openai": "openai"}.get(deployment.connection.kind, "")
     card = prices.resolve(str(deployment.pk), provider, deployment.upstream_model, at / 1000)
     ttft = int(chance.lognormvariate(6.0, 0.45)) if spent.candidates else None
@@ -108,7 +109,7 @@ def event(
     spare = next((each for each in others if each.model_id == deployment.model_id and each != deployment), None)
     failed = [missed(chance, spare)] if spare and end.status == "OK" and chance.random() < RETRIED else []
     waited = sum(note.duration_ms for note in failed)
-    note = AttemptNote(
+    note = Note(
         str(deployment.pk),
         str(deployment),
         "the next one" if failed else chance.choice(REASONS),
@@ -154,18 +155,18 @@ def event(
     )
 
 
-def tokens(chance: random.Random, deployment: Deployment, end: End) -> Tokens:
+def tokens(chance: random.Random, end: End) -> Tokens:
     """What a call used; one that was left, the half of it."""
     if end.status not in ("OK", "CANCELLED"):
         return Tokens()
     prompt, said = chance.randint(40, 9000), chance.randint(20, 1400)
     cached = chance.choice([0, 0, prompt // 2])
-    thoughts = chance.randint(0, 900) if deployment.connection.kind == "gemini" else 0
+    thoughts = max(0, chance.randint(-900, 900))  # half of them do not think
     left = end.status == "CANCELLED"
     return Tokens(prompt=prompt, candidates=said // 2 if left else said, cached=cached, thoughts=thoughts)
 
 
-def missed(chance: random.Random, deployment: Deployment) -> AttemptNote:
+def missed(chance: random.Random, deployment: Deployment) -> Note:
     """A deployment that failed before its first byte, so that another one answered."""
     took, words = chance.randint(40, 900), "The model is overloaded. Try again later."
-    return AttemptNote(str(deployment.pk), str(deployment), "faster of two", "unavailable", 0, took, None, 503, words)
+    return Note(str(deployment.pk), str(deployment), "faster of two", "unavailable", 0, took, None, 503, words)

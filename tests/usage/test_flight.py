@@ -12,9 +12,10 @@ import pytest
 from keys.context import LimitRule
 from keys.limits.base import Ask, Hold, Used
 from lib import json
+from routing.note import Note
 from tests.usage.events import Unlisted, deployment, key
 from usage import flight, prices, spool
-from usage.event import AttemptNote, Tokens
+from usage.event import Tokens
 from usage.flight import Flight
 
 # gpt-4o: 2.50 USD in, 10 USD out per million tokens = 2,500 and 10,000 nano-dollars a token.
@@ -201,10 +202,10 @@ def test_a_unary_call_the_client_left_is_charged_as_held(limiter: Counter) -> No
 
 
 def test_a_unary_call_the_client_left_between_two_tries_costs_nothing(limiter: Counter) -> None:
-    notes: list[AttemptNote] = []
+    notes: list[Note] = []
     with begin(limiter, notes=notes) as call:
         call.reaching(deployment())
-        notes.append(AttemptNote("deployment-1", "gpt-4o", "only one left", "server"))
+        notes.append(Note("deployment-1", "gpt-4o", "only one left", "server"))
         call.finish(499, "CANCELLED", flags=("cancelled",))
     event = written()[-1][1]
     assert (event["cost_nano"], event["attempts"][0]["outcome"]) == (0, "server")
@@ -262,7 +263,7 @@ def test_time_to_first_token_is_a_stream_s(limiter: Counter) -> None:
 
 
 def test_the_event_of_an_ended_call_has_what_was_written(limiter: Counter) -> None:
-    with begin(limiter, notes=[AttemptNote("d", "gpt-4o", "only one left", "ok")]) as call:
+    with begin(limiter, notes=[Note("d", "gpt-4o", "only one left", "ok")]) as call:
         assert call.event is None
         call.reaching(deployment())
         call.saw(Tokens(prompt=1))
