@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import struct
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+from zlib import crc32
 
 from lib import json
 from routing.errors import UpstreamError
@@ -13,8 +14,7 @@ from routing.errors import UpstreamError
 MAX_LINE = 8 * 1024 * 1024  # bytes of one line, and of one event
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One event of a stream.
 
     event: the SSE event name, or the AWS event (or exception) type; "" when there is none.
@@ -147,7 +147,10 @@ def _whole(text: bytes) -> bool:
 
 
 class EventStreamDecoder:
-    """AWS event stream frames (`application/vnd.amazon.eventstream`), both checksums verified, by botocore's parser.
+    """AWS event stream frames (`application/vnd.amazon.eventstream`), both checksums verified.
+
+    total length, length of headers, CRC-32 of these eight bytes; headers; payload; CRC-32 of all before it: each number
+    four bytes, the first one highest. (https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html)
 
     A `chunk` event of InvokeModelWithResponseStream is unwrapped: its frame is the vendor's own event, nameless,
     as if it had come by SSE. A frame with `:message-type` exception or error has `exception` set; its `event` is
@@ -155,40 +158,97 @@ class EventStreamDecoder:
     """
 
     def __init__(self) -> None:
-        from botocore import eventstream  # noqa: PLC0415 - 30 MB of package that only this backend needs
-
-        self._buffer: Any = eventstream.EventStreamBuffer()
-        self._broken: type[Exception] = eventstream.ParserError
-        self._taken = 0
-        self._fed = 0
+        self._pieces: list[bytes] = []  # a frame that has no end yet; joined once, when its end comes
+        self._held = 0
+        self._wanted = PRELUDE.size
 
     def feed(self, data: bytes) -> list[Frame]:
-        self._fed += len(data)
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held < self._wanted:
+            return []
+        data = data if len(self._pieces) == 1 else b"".join(self._pieces)
         try:
-            self._buffer.add_data(data)
-            return [self._frame(message) for message in self._buffer]
-        except (self._broken, KeyError, TypeError, ValueError) as error:
-            raise UpstreamError(
-                "protocol", f"The upstream's event stream is damaged: {type(error).__name__}."
-            ) from error
+            frames, end = self._whole(data)
+        except (KeyError, TypeError, ValueError, struct.error) as error:
+            raise UpstreamError("protocol", f"The upstream's event stream is damaged: {error}.") from error
+        rest = data[end:]
+        self._pieces, self._held = [rest] if rest else [], len(rest)
+        return frames
 
     def finish(self) -> list[Frame]:
-        if self._fed != self._taken:
+        if self._held:
             raise UpstreamError("cut", "The upstream's event stream ended inside a frame.")
         return []
 
-    def _frame(self, message: Any) -> Frame:
-        self._taken += message.prelude.total_length
-        headers: Mapping[str, Any] = message.headers
-        payload: bytes = message.payload
-        match headers.get(":message-type"):
-            case "exception":
-                return Frame(payload or b"{}", str(headers.get(":exception-type", "")), exception=True)
-            case "error":
-                said = {"message": str(headers.get(":error-message", ""))}
-                return Frame(json.dumps(said), str(headers.get(":error-code", "")), exception=True)
-        event = str(headers.get(":event-type", ""))
-        if event == "chunk":
-            wrapped = json.loads(payload)
-            return Frame(base64.b64decode(wrapped["bytes"], validate=True))
-        return Frame(payload, event)
+    def _whole(self, data: bytes) -> tuple[list[Frame], int]:
+        """The whole frames in `data`, and where the last one ends."""
+        frames: list[Frame] = []
+        at, self._wanted = 0, PRELUDE.size
+        while len(data) - at >= PRELUDE.size:
+            total, headers, checksum = PRELUDE.unpack_from(data, at)
+            if crc32(data[at : at + 8]) != checksum:
+                raise ValueError("a frame's lengths fail their checksum")
+            if not 0 <= total - headers - PRELUDE.size - 4 <= MAX_PAYLOAD or headers > MAX_HEADERS:
+                raise ValueError("a frame's lengths cannot be right")
+            if len(data) - at < total:
+                self._wanted = total
+                break
+            end = at + total - 4
+            if crc32(data[at:end]).to_bytes(4) != data[end : end + 4]:
+                raise ValueError("a frame fails its checksum")
+            begin = at + PRELUDE.size
+            frames.append(_frame(data[begin : begin + headers], data[begin + headers : end]))
+            at = end + 4
+        return frames, at
+
+
+def _frame(head: bytes, payload: bytes) -> Frame:
+    headers = _usual(head) if len(head) < 512 else event_headers(head)
+    match headers.get(":message-type"):
+        case "exception":
+            return Frame(payload or b"{}", str(headers.get(":exception-type", "")), exception=True)
+        case "error":
+            said = {"message": str(headers.get(":error-message", ""))}
+            return Frame(json.dumps(said), str(headers.get(":error-code", "")), exception=True)
+    event = str(headers.get(":event-type", ""))
+    if event == "chunk":
+        wrapped = json.loads(payload)
+        return Frame(base64.b64decode(wrapped["bytes"], validate=True))
+    return Frame(payload, event)
+
+
+PRELUDE = struct.Struct(">III")
+MAX_HEADERS, MAX_PAYLOAD = 128 * 1024, 24 * 1024 * 1024  # bytes; as botocore's parser has it
+# Types of header values whose size is fixed: two booleans, numbers, a time, a UUID. Nothing here reads those.
+SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+BYTES, TEXT = 6, 7
+
+
+def event_headers(head: bytes) -> dict[str, str]:
+    """The headers of a frame that are text. Raises ValueError, KeyError or struct.error.
+
+    Name with its length in one byte, type in one byte, value; texts and bytes have their length in two bytes before them.
+    """
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(head):
+        begin = at + 1
+        at = begin + head[at]
+        name, (kind,) = head[begin:at].decode(), struct.unpack_from("B", head, at)
+        at += 1
+        size = SIZES[kind] if kind not in (BYTES, TEXT) else struct.unpack_from(">H", head, at)[0]
+        at += 2 if kind in (BYTES, TEXT) else 0
+        if at + size > len(head):
+            raise ValueError("a header is longer than its frame says")
+        if name in found:
+            raise ValueError(f"the header {name[:40]!r} stands there twice")
+        if kind == TEXT:
+            found[name] = head[at : at + size].decode()
+        at += size
+    return found
+
+
+_usual = lru_cache(maxsize=256)(
+    event_headers
+)  # a stream says the same few again and again; never change what it returns

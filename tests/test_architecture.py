@@ -29,7 +29,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "redis": frozenset({"lib/store.py", "lib/bus.py"}),
     "tiktoken": frozenset({"gemini_api/tokens.py"}),
     "orjson": frozenset({"lib/json.py"}),
-    "botocore": frozenset({"routing/backends/bedrock.py", "routing/framing.py"}),
+    "botocore": frozenset({"routing/backends/bedrock.py"}),
     "google.auth": frozenset({"routing/backends/vertex.py", "routing/credentials.py"}),
     "google.oauth2": frozenset({"routing/backends/vertex.py", "routing/credentials.py"}),
     "genai_prices": frozenset({"usage/prices.py"}),

@@ -8,12 +8,13 @@ import struct
 import zlib
 
 import pytest
+from botocore import eventstream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import json
 from routing.errors import UpstreamError
-from routing.framing import Decoder, EventStreamDecoder, Frame, SSEDecoder
+from routing.framing import Decoder, EventStreamDecoder, Frame, SSEDecoder, event_headers
 
 
 def decode(decoder: Decoder, *pieces: bytes) -> list[Frame]:
@@ -149,6 +150,43 @@ def test_aws_frames_are_the_same_wherever_the_stream_is_cut() -> None:
     for cut in range(len(STREAM) + 1):
         assert decode(EventStreamDecoder(), STREAM[:cut], STREAM[cut:]) == FRAMES
     assert decode(EventStreamDecoder(), *(STREAM[at : at + 1] for at in range(len(STREAM)))) == FRAMES
+
+
+# A header of every type there is, in the order of their numbers, with a text after them.
+TYPED = (
+    b"\x01a\x00\x01b\x01\x01c\x02\xff\x01d\x03\xff\xfe\x01e\x04\x00\x00\x00\x01\x01f\x05" + b"\x01" * 8 + b"\x01g\x06\x00\x02hi"
+    b"\x01h\x07\x00\x03\xc3\xa4!\x01i\x08" + b"\x02" * 8 + b"\x01j\x09" + b"\x03" * 16 + b"\x01k\x07\x00\x00"
+)  # fmt: skip
+
+
+def test_botocore_reads_the_same_frames_and_headers() -> None:
+    buffer = eventstream.EventStreamBuffer()
+    buffer.add_data(STREAM)
+    theirs = [(message.headers.get(":event-type", ""), message.payload) for message in buffer]
+    events = [(frame.event, frame.data) for frame in FRAMES if not frame.exception and frame.event]
+    assert [each for each in theirs if each[0] not in ("", "chunk")] == events
+    read = eventstream.EventStreamHeaderParser().parse(TYPED)
+    assert event_headers(TYPED) == {name: value for name, value in read.items() if isinstance(value, str)}
+    assert event_headers(TYPED) == {"h": "ä!", "k": ""}
+
+
+@pytest.mark.parametrize(
+    "head", [TYPED[:-1], TYPED + b"\x01k\x07\x00\x00", b"\x01a\x0a", b"\x05ab", b"\x01a\x07\x00\x09b", b"\x01\xff\x00"]
+)
+def test_headers_that_cannot_be_right_are_damage(head: bytes) -> None:
+    prelude = struct.pack(">II", len(head) + 16, len(head))
+    frame = prelude + struct.pack(">I", zlib.crc32(prelude)) + head
+    with pytest.raises(UpstreamError) as error:
+        decode(EventStreamDecoder(), frame + struct.pack(">I", zlib.crc32(frame)))
+    assert error.value.kind == "protocol"
+
+
+def test_a_frame_that_says_to_be_enormous_is_refused_before_it_comes() -> None:
+    for total, headers in ((25 * 1024 * 1024, 0), (200_000, 150_000), (15, 0), (20, 8)):
+        prelude = struct.pack(">II", total, headers)
+        with pytest.raises(UpstreamError) as error:
+            EventStreamDecoder().feed(prelude + struct.pack(">I", zlib.crc32(prelude)))
+        assert error.value.kind == "protocol"
 
 
 def test_every_damaged_byte_of_an_aws_frame_is_noticed() -> None:
