@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -136,9 +137,11 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Connections that threads left open would hold up the removal of the test database, so they are ended first."""
-    yield
     from django.db import connection  # noqa: PLC0415 - Django is set up only now
 
+    if connection.vendor == "postgresql":
+        connection.ops.sql_flush = partial(_deletions, connection)
+    yield
     with django_db_blocker.unblock():
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
@@ -147,6 +150,12 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
         connection.close()
+
+
+def _deletions(connection: Any, _style: Any, tables: list[str], **_: Any) -> list[str]:
+    """How a test that commits is cleaned up after. A few rows are deleted in a hundredth of the time that TRUNCATE takes
+    to make new files for every table and index."""
+    return [f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables]
 
 
 # ── the network ──
