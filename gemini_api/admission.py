@@ -16,7 +16,7 @@ from gemini_api.question import Question, token_factor
 from gemini_api.told import quota_id, quota_value
 from keys import limits
 from keys.context import LimitRule
-from keys.limits.base import Ask, Standing
+from keys.limits.base import Ask, LimitReached, Standing
 from routing import loading
 from routing.catalog import DeploymentEntry
 from usage import prices
@@ -51,7 +51,11 @@ async def admit(question: Question, flight: Flight) -> None:
         ask = Ask(flight.call_id, model.name, tokens=question.prompt_tokens + output)
     flight.asked(ask, question.prompt_tokens)
     if rules:
-        flight.admitted(await limits.current().admit(call.key, rules, ask, time.time()))
+        try:
+            flight.admitted(await limits.current().admit(call.key, rules, ask, time.time()))
+        except LimitReached as refused:
+            flight.refused(refused.standing)
+            raise
 
 
 def worst_case(question: Question, call_id: str, *, spend: bool) -> Ask:

@@ -171,11 +171,12 @@ def _limit_reached(trouble: Exception) -> GeminiError:
     violation = {
         "quotaMetric": f"gatehouse/{rule.metric}",
         "quotaId": quota_id(rule),
-        "quotaDimensions": {"model": rule.pattern},
+        "quotaDimensions": {"model": trouble.model},
         "quotaValue": quota_value(rule),
         "subject": f"{rule.subject}:{rule.subject_id}",
     }
-    message = f"You exceeded the current quota of this {rule.subject}: {quota_value(rule)} {unit}{per}."
+    models = "" if rule.pattern == "*" else f" for {rule.pattern}"
+    message = f"You exceeded the current quota of this {rule.subject}: {quota_value(rule)} {unit}{per}{models}."
     return ResourceExhausted(message, details=[quota_failure([violation])], retry_after=trouble.retry_after)
 
 

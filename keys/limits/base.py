@@ -60,15 +60,21 @@ class Hold:
 class LimitReached(Exception):
     """A hard limit has no room. Nothing was taken.
 
-    used: used and held, in the limit's unit. retry_after: true seconds until enough room can be there; for a
+    used: used and held, in the limit's unit. model: what was asked for. retry_after: true seconds until enough room can be there; for a
     lifetime limit a very long time (above 300 s).
     """
 
-    def __init__(self, rule: LimitRule, used: int, retry_after: float) -> None:
+    def __init__(self, rule: LimitRule, used: int, retry_after: float, model: str) -> None:
         super().__init__(f"The limit {rule.id} of {rule.subject} {rule.subject_id} is reached.")
         self.rule = rule
         self.used = used
         self.retry_after = retry_after
+        self.model = model
+
+    @property
+    def standing(self) -> Standing:
+        """The full limit, for the headers of the refusal."""
+        return Standing(self.rule, max(0, self.rule.amount - self.used), self.retry_after)
 
 
 class LimitsUnavailable(Exception):

@@ -154,7 +154,7 @@ class MemoryLimiter:
             if place.rule.hard and counter.total + amount > self.amount(place, now):
                 seconds = wait(place, amount, counter.total, counter.held, now, counter.buckets())
                 if reached is None or seconds > reached.retry_after:
-                    reached = LimitReached(place.rule, counter.total, seconds)
+                    reached = LimitReached(place.rule, counter.total, seconds, ask.model)
         if reached is not None:
             if reached.retry_after > SOON:
                 self.touched.refused(plan, reached.rule)

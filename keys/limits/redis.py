@@ -17,10 +17,10 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from keys.context import KeyContext, LimitRule
 from keys.limits import scripts, seeding
@@ -39,6 +39,9 @@ LEASE: Final = 20.0  # seconds without a heartbeat after which a process is dead
 BEAT_EVERY: Final = 5.0  # seconds
 TELL_EVERY: Final = 0.25  # seconds between two reports of calls that reached an upstream
 UNDO_AFTER: Final = 0.25  # seconds until what may have been taken is given back: it was decided by then
+# Seconds after which a call that found too many under way asks once more: one whose answer has just left is settled by
+# then, and the next call of the same client may be at another process already.
+JUST_ENDED: Final = 0.03
 BUNDLE: Final = 500  # scripts sent at once when Redis is back
 REMEMBER_MS: Final = 3_600_000  # how long a dead process's call may still be settled
 CORRECTING_MS: Final = 60_000  # how long one process may take to correct an organization's counters
@@ -137,6 +140,9 @@ class RedisLimiter:
             self._store.submit("SADD", ORGANIZATIONS, plan.organization_id)
         try:
             answer = await self._asked(plan, ask, now)
+            if answer[0] == b"refused" and all(plan.places[each.place].metric == CONCURRENT for each in full(answer)):
+                await asyncio.sleep(JUST_ENDED)
+                answer = await self._asked(plan, ask, now)
         except StoreDown:  # it may have been taken there all the same
             return self._alone(key, plan, ask, now)
         except asyncio.CancelledError:
@@ -230,16 +236,11 @@ class RedisLimiter:
         """Of the limits that are full, the one that takes longest to have room again."""
         amounts = asked(ask)
         worst: LimitReached | None = None
-        at = 1
-        while at < len(answer):
-            index, total, held, count = answer[at : at + 4]
-            numbers = answer[at + 4 : at + 4 + count]
-            at += 4 + count
-            place = plan.places[index - 1]
-            buckets = list(zip(numbers[::2], numbers[1::2], strict=True))
-            seconds = wait(place, amounts[place.metric], total, held, now, buckets)
+        for each in full(answer):
+            place = plan.places[each.place]
+            seconds = wait(place, amounts[place.metric], each.total, each.held, now, each.buckets)
             if worst is None or seconds > worst.retry_after:
-                worst = LimitReached(place.rule, total, seconds)
+                worst = LimitReached(place.rule, each.total, seconds, ask.model)
         assert worst is not None
         if worst.retry_after > SOON:
             self.touched.refused(plan, worst.rule)
@@ -395,6 +396,25 @@ class RedisLimiter:
             self.reaped += touched
             log.warning("%d holds of %d processes that died were given back or charged.", touched, len(dead))
             self.on_doubt()
+
+
+class Full(NamedTuple):
+    """A limit without room: its place in the plan, what is used and held, and what its sub-windows hold of that."""
+
+    place: int
+    total: int
+    held: int
+    buckets: list[tuple[int, int]]
+
+
+def full(answer: list[Any]) -> Iterator[Full]:
+    """The limits that a refusal of scripts.ADMIT names."""
+    at = 1
+    while at < len(answer):
+        index, total, held, count = answer[at : at + 4]
+        numbers = answer[at + 4 : at + 4 + count]
+        at += 4 + count
+        yield Full(index - 1, total, held, list(zip(numbers[::2], numbers[1::2], strict=True)))
 
 
 def _ms(at: float) -> int:

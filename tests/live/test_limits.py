@@ -124,10 +124,14 @@ async def test_exactly_as_many_requests_pass_in_a_minute_however_the_model_is_sp
     assert codes == {200: 30, 429: 60}
     refused = next(answer for answer in answers if answer.status_code == 429)
     details = {each["@type"].rpartition(".")[2]: each for each in refused.json()["error"]["details"]}
-    assert details["QuotaFailure"]["violations"][0]["quotaId"] == "RequestsPerMinutePerKey"
+    (violation,) = details["QuotaFailure"]["violations"]
+    assert violation["quotaId"] == "RequestsPerMinutePerKey"
+    assert (violation["quotaDimensions"], violation["quotaValue"]) == ({"model": "fast"}, "30")
     seconds = float(details["RetryInfo"]["retryDelay"].removesuffix("s"))
     assert 0 < seconds <= 61
     assert int(refused.headers["retry-after"]) >= seconds
+    assert (refused.headers["x-ratelimit-limit"], refused.headers["x-ratelimit-remaining"]) == ("30", "0")
+    assert 0 < int(refused.headers["x-ratelimit-reset"]) <= 61
     passed = next(answer for answer in answers if answer.status_code == 200)
     assert passed.headers["x-ratelimit-limit"] == "30"
 
