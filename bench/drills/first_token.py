@@ -10,7 +10,7 @@ import argparse
 import asyncio
 from itertools import cycle
 
-from bench.drills.scene import Vendor, configuration, mean, streamed
+from bench.drills.scene import Vendor, configuration, mean, streamed, verdict
 from bench.load import Client
 from bench.processes import Gateway, gateway
 
@@ -32,7 +32,7 @@ async def first_tokens(port: int, wires: list[bytes], calls: int) -> list[float]
     return found
 
 
-async def drill(house: Gateway, fast: Vendor, slow: Vendor, calls: int) -> None:
+async def drill(house: Gateway, fast: Vendor, slow: Vendor, calls: int) -> list[str]:
     wire = {name: streamed(name, house.keys["drill"]) for name in ("fast", "slow", "both")}
     ways = {
         "the fast one alone": [wire["fast"]],
@@ -47,6 +47,8 @@ async def drill(house: Gateway, fast: Vendor, slow: Vendor, calls: int) -> None:
     alone = mean(found["the fast one alone"])
     for name, values in found.items():
         print(f"{name:20}{mean(values) * 1000:8.1f} ms{mean(values) / alone:8.2f}")
+    ratio = mean(found["the router"]) / alone
+    return [f"{ratio:.2f} times the fast one alone"] if ratio > 1.2 else []
 
 
 def main() -> None:
@@ -56,7 +58,8 @@ def main() -> None:
     fast, slow = Vendor(delay=0.05), Vendor(delay=0.2)
     models = {"fast": ["fast"], "slow": ["slow"], "both": ["fast", "slow"]}
     with gateway(configuration({"fast": fast.url, "slow": slow.url}, models)) as house:
-        asyncio.run(drill(house, fast, slow, options.calls))
+        missed = asyncio.run(drill(house, fast, slow, options.calls))
+    verdict(missed)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,19 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from bench.drills.scene import Vendor, configuration, streamed, unary
+from bench.drills.scene import Vendor, configuration, in_words, streamed, unary, verdict
 from bench.load import Client, Told, offer
 from bench.processes import Gateway, gateway, memory
 from tests.faults import FAULTS, HEALTHY, FaultProxy
 
 CONNECT, FIRST_BYTE = 3, 5  # seconds
 WINDOW = 5.0  # seconds over which a share is taken
+MOST_ERRORS, MOST_MEMORY = 0.005, 24 * 2**20  # share of the calls, bytes
+TOLD = {
+    "refuse": (503, CONNECT),
+    "full backlog": (503, CONNECT),
+    "black hole": (504, FIRST_BYTE),
+}  # when it is all of them
 
 
 def name_of(fault: str) -> str:
@@ -35,7 +41,8 @@ def failed(answers: Sequence[Told]) -> tuple[int, int]:
     return len(bad) - len(begun), len(begun)
 
 
-async def one_of_three(house: Gateway, proxies: list[FaultProxy], fault: str, seconds: float, rate: float) -> None:
+async def one_of_three(house: Gateway, proxies: list[FaultProxy], fault: str, seconds: float, rate: float) -> list[str]:
+    """What was missed, in sentences."""
     key, model, client = house.keys["drill"], f"one-{name_of(fault)}", Client(house.port)
     wires, bad = [unary(model, key), streamed(model, key)], proxies[0]
 
@@ -65,10 +72,17 @@ async def one_of_three(house: Gateway, proxies: list[FaultProxy], fault: str, se
         f"{begun:8}{(end - start) / 2**20:+9.1f} MB",
         flush=True,
     )
+    said = in_words([each for each in answers if each.status != 200])
+    missed = {
+        f"{errors} of {len(answers)} calls failed ({said})": errors > MOST_ERRORS * len(answers),
+        "its share was not back within 60 s": not again,
+        f"memory grew by {(end - start) / 2**20:.0f} MB": end - start > MOST_MEMORY,
+    }
+    return [f"{fault}: {sentence}" for sentence, holds in missed.items() if holds]
 
 
-async def all_of_them(house: Gateway, proxies: list[FaultProxy], fault: str, calls: int = 20) -> None:
-    """Clients that come at once: what they are told, and the longest that one waited."""
+async def all_of_them(house: Gateway, proxies: list[FaultProxy], fault: str, calls: int = 20) -> list[str]:
+    """Clients that come at once: what they are told, and the longest that one waited. What was missed, in sentences."""
     client = Client(house.port)
     wire = unary(f"all-{name_of(fault)}", house.keys["drill"])
     for proxy in proxies:
@@ -77,13 +91,15 @@ async def all_of_them(house: Gateway, proxies: list[FaultProxy], fault: str, cal
     for proxy in proxies:
         proxy.set(HEALTHY)
     client.close()
-    statuses = sorted({each.status for each in answers})
-    print(
-        f"{fault:14}{calls:7} calls: {statuses}, the longest {max(each.seconds for each in answers):.1f} s", flush=True
-    )
+    longest, (status, within) = max(each.seconds for each in answers), TOLD[fault]
+    said = f"{in_words(answers)}, the longest {longest:.1f} s"
+    print(f"{fault:14}{calls:7} calls: {said}", flush=True)
+    met = longest <= within + 1 and all(each.status == status for each in answers)
+    return [] if met else [f"all {fault}: {said}, not {status} within {within + 1} s"]
 
 
-async def drill(house: Gateway, vendor: Vendor, proxies: list[FaultProxy], options: argparse.Namespace) -> None:
+async def drill(house: Gateway, vendor: Vendor, proxies: list[FaultProxy], options: argparse.Namespace) -> list[str]:
+    missed = []
     async with vendor.open():
         for proxy in proxies:
             await proxy.open()
@@ -91,12 +107,13 @@ async def drill(house: Gateway, vendor: Vendor, proxies: list[FaultProxy], optio
             f"{'one of three':14}{'calls':>7}{'errors':>8}{'':9}{'its share':>12}{'share again':>14}{'begun':>8}{'memory':>12}"
         )
         for fault in options.faults.split(","):
-            await one_of_three(house, proxies, fault, options.seconds, options.rate)
+            missed += await one_of_three(house, proxies, fault, options.seconds, options.rate)
         print(f"\nall three (connect {CONNECT} s, first byte {FIRST_BYTE} s)")
-        for fault in ("refuse", "full backlog", "black hole"):
-            await all_of_them(house, proxies, fault)
+        for fault in TOLD:
+            missed += await all_of_them(house, proxies, fault)
         for proxy in proxies:
             await proxy.close()
+    return missed
 
 
 def main() -> None:
@@ -114,7 +131,8 @@ def main() -> None:
         "GATEHOUSE_UPSTREAM_FIRST_BYTE_TIMEOUT": str(FIRST_BYTE),
     }
     with gateway(configuration(places, models), variables=variables) as house:
-        asyncio.run(drill(house, vendor, proxies, options))
+        missed = asyncio.run(drill(house, vendor, proxies, options))
+    verdict(missed)
 
 
 if __name__ == "__main__":

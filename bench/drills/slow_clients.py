@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from pathlib import Path
 
-from bench.drills.scene import ASK, Vendor, configuration, in_words, percentile, unary, until
+from bench.drills.scene import ASK, Vendor, configuration, in_words, percentile, unary, until, verdict
 from bench.load import Client, Told, offer, request
 from bench.processes import Gateway, gateway, memory
 
@@ -109,7 +109,8 @@ def line(name: str, answers: list[Told], more: str = "") -> None:
     )
 
 
-async def drill(house: Gateway, vendor: Vendor, big: Vendor, options: argparse.Namespace) -> None:
+async def drill(house: Gateway, vendor: Vendor, big: Vendor, options: argparse.Namespace) -> list[str]:
+    missed: list[str] = []
     key = house.keys["drill"]
     client, wire, most = Client(house.port), unary("m", key), 10 * options.patience + 20
     async with vendor.open(), big.open():
@@ -126,12 +127,17 @@ async def drill(house: Gateway, vendor: Vendor, big: Vendor, options: argparse.N
             high = memory(house.pid)
             waits = await asyncio.gather(*clients)
             gone = [wait for wait in waits if wait < most]
+            if len(gone) < len(waits):
+                missed.append(f"{name}: {len(waits) - len(gone)} were not let go")
+            if bad := [each for each in answers if each.status != 200]:
+                missed.append(f"{name}: {len(bad)} normal calls failed: {in_words(bad)}")
             line(
                 name, answers,
                 f"; {len(gone)} of {len(waits)} let go, the last after {max(waits):.1f} s; memory {(high - before) / 2**20:+.0f} MB",
             )  # fmt: skip
         line("afterwards", await offer(client, [wire], rate=RATE, seconds=options.patience + 2))
     client.close()
+    return missed
 
 
 def main() -> None:
@@ -147,7 +153,8 @@ def main() -> None:
     variables = {f"GATEHOUSE_{what}_TIMEOUT": patience for what in ("HEADER", "BODY", "WRITE")}
     text = configuration({"normal": vendor.url, "big": big.url}, {"m": ["normal"], "big": ["big"]})
     with gateway(text, variables=variables) as house:
-        asyncio.run(drill(house, vendor, big, options))
+        missed = asyncio.run(drill(house, vendor, big, options))
+    verdict(missed)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 import redis
 
-from bench.drills.scene import Vendor, configuration, in_words, servers, streamed, until
+from bench.drills.scene import Vendor, configuration, in_words, servers, streamed, until, verdict
 from bench.load import Client
 from bench.processes import Gateway, free_port, gateway, process, tree
 
@@ -60,7 +60,7 @@ async def many(port: int, wire: bytes, count: int) -> dict[str, int]:
     return ends
 
 
-async def drill(house: Gateway, port: int, second: subprocess.Popen[bytes], vendor: Vendor, count: int) -> None:
+async def drill(house: Gateway, port: int, second: subprocess.Popen[bytes], vendor: Vendor, count: int) -> list[str]:
     redis_url, wire = house.variables["REDIS_URL"], streamed("m", house.keys["drill"])
     async with vendor.open():
         await many(house.port, wire, 20)
@@ -75,7 +75,8 @@ async def drill(house: Gateway, port: int, second: subprocess.Popen[bytes], vend
             f"in this process: {await here}; in the one that was killed half-way: {await there}; in flight then: {most}"
         )
         await until(lambda: not in_flight(redis_url), every=0.1)
-        print(f"in flight at last: {in_flight(redis_url)}, {time.monotonic() - killed:.1f} s after the kill")
+        left = in_flight(redis_url)
+        print(f"in flight at last: {left}, {time.monotonic() - killed:.1f} s after the kill")
         files = [before]
         for _ in range(3):  # a hundred connections to upstreams stay open, idle; that they do not grow is the point
             client = Client(house.port)
@@ -85,6 +86,11 @@ async def drill(house: Gateway, port: int, second: subprocess.Popen[bytes], vend
             files.append(open_files(house.pid))
             print(f"100 streams afterwards: {in_words(answers)}")
         print(f"open files at the beginning, and after each hundred: {files}")
+    grown = files[-1] > files[1] + 20
+    return [
+        *([f"{left} stay in flight"] if left else []),
+        *([f"open files grow: {files}"] if grown else []),
+    ]
 
 
 def main() -> None:
@@ -98,7 +104,8 @@ def main() -> None:
         port = free_port()
         line = [sys.executable, "manage.py", "serve", "--port", str(port)]
         with process(line, port, house.variables) as second:
-            asyncio.run(drill(house, port, second, vendor, options.streams))
+            missed = asyncio.run(drill(house, port, second, vendor, options.streams))
+    verdict(missed)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import statistics
 import sys
 from contextlib import ExitStack
 
-from bench.drills.scene import configuration, servers, unary
+from bench.drills.scene import configuration, servers, unary, verdict
 from bench.load import load
 from bench.processes import cpu, free_port, gateway, process
 
@@ -49,6 +49,7 @@ def main() -> None:
                     found[name].append(figure)
     one, twenty = (statistics.median(found[name]) for name in wires)
     print(f"one: {one:.3f} ms CPU a call, twenty: {twenty:.3f} ms; ratio {twenty / one:.2f} (at most 1.2)")
+    verdict([f"{twenty / one:.2f} times the CPU of one"] if twenty > 1.2 * one else [])
 
 
 if __name__ == "__main__":
