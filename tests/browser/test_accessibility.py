@@ -30,6 +30,8 @@ PAGES = (
     "/admin/health/",
     "/admin/audit/",
     "/admin/playground/",
+    "/admin/losses/",
+    "/admin/usage/storedbody/{body}/",
     "/admin/my-keys/",
     "/admin/second-factor/",
     "/admin/keys/virtualkey/",
@@ -72,6 +74,7 @@ async def test_the_main_pages_have_no_serious_findings(world: World, site: str, 
         "key": rows["keys.virtualkey"].pk,
         "organization": world.acme.organization.pk,
         "invitation": invitation.pk,
+        "body": rows["usage.storedbody"].pk,
     }
     found += await findings(guest, [path.format(**named) for path in PAGES])
     assert not found, "\n".join(found)
