@@ -28,7 +28,7 @@ Kind = Literal[
     "unavailable",  # 502, 503, 529, 424
     "connect",  # refused, reset, DNS, TLS: nothing was sent
     "protocol",  # it answered, but not in its own language (unparsable body, stream without an end)
-    "cut",  # a stream ended before its proper end
+    "cut",  # a stream ended before its proper end, or was damaged on the way
 ]
 
 # Worth another deployment, as long as the client has heard nothing (protocols: error mapping).

@@ -171,7 +171,7 @@ class EventStreamDecoder:
         try:
             frames, end = self._whole(data)
         except (KeyError, TypeError, ValueError, struct.error) as error:
-            raise UpstreamError("protocol", f"The upstream's event stream is damaged: {error}.") from error
+            raise UpstreamError("cut", f"The upstream's event stream is damaged: {error}.") from error
         rest = data[end:]
         self._pieces, self._held = [rest] if rest else [], len(rest)
         return frames

@@ -97,6 +97,8 @@ def clean(given: Json) -> Json:
             out[name] = clean(value)
         else:
             out[name] = value
+    if out.get("type") == "array" and not out.keys() & {"items", "prefixItems"}:
+        out["items"] = {}  # as above
     if given.get("nullable") is True:
         _allow_null(out)
     return out

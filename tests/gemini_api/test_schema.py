@@ -69,6 +69,13 @@ def test_properties_come_in_the_order_that_was_asked_for() -> None:
     assert "propertyOrdering" not in found
 
 
+def test_an_array_says_of_what() -> None:
+    pair: Json = {"type": "array", "prefixItems": [{"type": "string"}]}
+    assert schema.clean({"properties": {"a": {"type": "ARRAY"}, "b": pair}})["properties"] == {
+        "a": {"type": "array", "items": {}}, "b": pair,
+    }  # fmt: skip
+
+
 def test_json_schemas_lose_their_capitals_and_keep_everything_else() -> None:
     given = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
