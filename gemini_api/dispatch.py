@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 
 from django.http import HttpResponse
 
@@ -17,7 +17,7 @@ from gemini_api import admission, continuation, exchange
 from gemini_api.answers import Reading
 from gemini_api.call import Call
 from gemini_api.errors import Unavailable
-from gemini_api.output import ARRAY, EVENTS, Framing, Noted, StreamedAnswer, json_response
+from gemini_api.output import ARRAY, EVENTS, Framing, Noted, Resumed, StreamedAnswer, json_response
 from gemini_api.permission import named, permitted
 from gemini_api.question import read_question
 from gemini_api.told import told
@@ -58,7 +58,7 @@ async def stream(call: Call) -> StreamedAnswer:
     chunks = answer_in_pieces(call, flight, framing)
     first = await anext(chunks)
     return StreamedAnswer(
-        resumed(first, chunks), content_type=framing.content_type, left=flight.left, headers=headers(flight)
+        Resumed(first, chunks), content_type=framing.content_type, left=flight.left, headers=headers(flight)
     )
 
 
@@ -88,13 +88,6 @@ async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> Asyn
         if not heard:
             raise
         for piece in framing.error(told(trouble), first=False):
-            yield piece
-
-
-async def resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    async with aclosing(rest):
-        yield first
-        async for piece in rest:
             yield piece
 
 

@@ -7,7 +7,7 @@ each form alone is missed by some client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from http.cookies import SimpleCookie
 from typing import Any, Protocol
 
@@ -90,15 +90,37 @@ EVENTS = Events()
 ARRAY = Array()
 
 
+class Resumed:
+    """A begun generator with the piece it gave already before it. Not a generator: each piece would pass one more frame."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
+        self._first: bytes | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> Resumed:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._begin() if self._first is not None else self._rest.__anext__()
+
+    async def _begin(self) -> bytes:
+        first, self._first = self._first, None
+        assert first is not None
+        return first
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
+
+
 class StreamedAnswer(StreamingHttpResponse):
     """A stream of bytes that the API door iterates itself.
 
-    chunks: an async generator; closing it closes everything below. left: called once it is over, in whatever
+    chunks: closing it closes everything below. left: called once it is over, in whatever
     way, and never waits; finishing an already finished call is harmless.
     """
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes], *, content_type: str, left: Callable[[], None], headers: dict[str, str]
+        self, chunks: Resumed, *, content_type: str, left: Callable[[], None], headers: dict[str, str]
     ) -> None:
         super().__init__(chunks, content_type=content_type, headers=headers)
         self.chunks = chunks
