@@ -8,8 +8,10 @@ A kill and a restart keep the data, as they would in production. Nothing of a de
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -118,7 +120,9 @@ class Gateway:
 
     def apply(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
         """`manage.py apply`; secrets of new keys land in `keys`. JSON is YAML."""
-        said: dict[str, Any] = json.loads(self.manage("apply", "-", "--json", stdin=json.dumps(configuration)))
+        said: dict[str, Any] = json.loads(
+            self.manage("apply", "-", "--json", "--skip-checks", stdin=json.dumps(configuration))
+        )
         self.keys |= {key["name"]: key["secret"] for key in configuration.get("keys", []) if key.get("secret")}
         self.keys |= {key["name"]: key["secret"] for key in said["keys"]}
         return said
@@ -231,28 +235,44 @@ def _environment(data_dir: Path, more: Mapping[str, str] | None) -> dict[str, st
     return {**kept, "GATEHOUSE_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1", **patient, **(more or {})}
 
 
-# ── databases: migrated once per test process, copied for every gateway ──
+# ── databases: migrated once in a run, by whichever process needs one first, and copied for every gateway ──
 
 
 @cache
 def _migrated_sqlite() -> Path:
-    directory = Path(os.environ["GATEHOUSE_DATA_DIR"]) / "live-template"
-    directory.mkdir(exist_ok=True)
-    Gateway("", 0, directory, _environment(directory, None)).manage("migrate", "--verbosity", "0")
-    # The write-ahead log is folded into the file when the last connection closes, so one file is everything.
-    return directory / "gatehouse.sqlite3"
+    with _template("sqlite") as (directory, new):
+        if new:
+            _migrate(directory, None)
+        # The write-ahead log is folded into the file when the last connection closes, so one file is everything.
+        return directory / "gatehouse.sqlite3"
 
 
 @cache
 def _migrated_postgres() -> str:
-    name = f"live_template_{os.getpid()}"
-    _administer(f"CREATE DATABASE {name}")
-    directory = Path(os.environ["GATEHOUSE_DATA_DIR"]) / "live-template"
-    directory.mkdir(exist_ok=True)
-    url = _named(os.environ["DATABASE_URL"], name)
-    environment = _environment(directory, {"DATABASE_URL": url})
-    Gateway("", 0, directory, environment).manage("migrate", "--verbosity", "0")
-    return name
+    with _template("postgres") as (directory, new):
+        name = "live_template_" + re.sub(r"\W", "", directory.parent.name)
+        if new:
+            _administer(f"CREATE DATABASE {name}")
+            _migrate(directory, {"DATABASE_URL": _named(os.environ["DATABASE_URL"], name)})
+        return name
+
+
+@contextmanager
+def _template(kind: str) -> Iterator[tuple[Path, bool]]:
+    """A directory that the run's processes share, and whether it is new. One process at a time is here."""
+    run = Path(os.environ["GATEHOUSE_DATA_DIR"])
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        run = run.parent
+    directory = run / f"live-template-{kind}"
+    with (run / f"live-template-{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new = not directory.exists()
+        directory.mkdir(exist_ok=True)
+        yield directory, new
+
+
+def _migrate(directory: Path, more: Mapping[str, str] | None) -> None:
+    Gateway("", 0, directory, _environment(directory, more)).manage("migrate", "--verbosity", "0", "--skip-checks")
 
 
 def _give_servers(made: Gateway) -> None:
