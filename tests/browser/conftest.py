@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
@@ -87,6 +87,12 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 
 
+Theme = Literal["dark", "light"]
+Screen = tuple[int, Theme]  # pixels across
+SMALL: Screen = (390, "dark")
+LARGE: Screen = (1440, "light")
+
+
 @dataclass
 class Visitor:
     """One browser window, with everything that went wrong in it."""
@@ -107,16 +113,26 @@ class Visitor:
         await self.page.goto(f"{self.site}{path}")
         await self.page.evaluate(DRAWN)
 
+    async def faults(self, path: str) -> list[str]:
+        """Go there on a small dark screen, then look on a large light one: what is wrong with the page on either."""
+        found = []
+        for width, theme in (SMALL, LARGE):
+            await self.page.set_viewport_size({"width": width, "height": 900})
+            await self.page.emulate_media(color_scheme=theme)
+            if width == SMALL[0]:
+                await self.page.goto(f"{self.site}{path}")
+            await self.page.evaluate(DRAWN)
+            if (over := await self.overflow()) > 0:
+                found.append(f"{over} px wider than {width} ({theme})")
+        found += self.troubles
+        self.troubles.clear()
+        return found
+
     async def overflow(self) -> int:
         """By how many pixels the page is wider than the window."""
         return int(
             await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         )
-
-    async def shoot(self, name: str) -> None:
-        """A picture for the README, when SCREENSHOTS names a folder."""
-        if folder := os.environ.get("SCREENSHOTS"):
-            await self.page.screenshot(path=f"{folder}/{name}.png")
 
     def watch(self) -> None:
         self.page.on(
@@ -146,7 +162,7 @@ async def browser(_running_browser: Browser) -> AsyncIterator[Browser]:
         await context.close()
 
 
-async def visitor(browser: Browser, site: str, *, width: int = 1440, theme: Any = "light") -> Visitor:
+async def visitor(browser: Browser, site: str, *, width: int = LARGE[0], theme: Theme = LARGE[1]) -> Visitor:
     context: BrowserContext = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     made = Visitor(await context.new_page(), site)
     made.watch()
