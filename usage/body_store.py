@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.5  # seconds between two looks at the spool
 READ_BYTES = 4 * 1024 * 1024  # that are brought in at once
 ADOPT_EVERY = 30.0  # seconds
+LAST = 2.0  # seconds that the end of a process waits for a database that is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Bringing(Pump):
     """The thread that brings bodies into the database, apart from the ledger's: money never waits for them."""
 
     def __init__(self, own: Spool) -> None:
-        super().__init__("store of bodies", TICK)
+        super().__init__("store of bodies", TICK, LAST)
         self.own = own
         self._rounds = 0
 

@@ -11,7 +11,7 @@ from django.db import InterfaceError, OperationalError, connection
 logger = logging.getLogger(__name__)
 
 PATIENCE = (0.5, 1.0, 2.0, 5.0)  # seconds between tries while the database is gone
-LAST = 10.0  # seconds that stop() gives what is left
+LAST = 10.0  # seconds that stop() gives what is left, as a rule
 
 
 class Pump:
@@ -20,8 +20,9 @@ class Pump:
     `step` is one round and is a subclass's own; one that raises is tried again, so it must lose nothing by that.
     """
 
-    def __init__(self, name: str, tick: float) -> None:
+    def __init__(self, name: str, tick: float, last: float = LAST) -> None:
         self.name = name
+        self._last = last
         self.tick = tick  # seconds between two rounds
         self.failures = 0  # rounds in a row that failed
         self.behind_since: float | None = None  # monotonic
@@ -42,7 +43,7 @@ class Pump:
         self._wake.set()
 
     def stop(self) -> None:
-        """One more round, or as many as LAST allows until one succeeds; the rest waits on disk for the next start."""
+        """One more round, or as many as its last seconds allow until one succeeds; the rest waits on disk for the next start."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -55,7 +56,7 @@ class Pump:
                 self._wake.wait(PATIENCE[min(self.failures, len(PATIENCE)) - 1] if self.failures else self.tick)
                 self._wake.clear()
                 self._try()
-            deadline = time.monotonic() + LAST
+            deadline = time.monotonic() + self._last
             while not self._try() and time.monotonic() < deadline:
                 time.sleep(PATIENCE[0])
         finally:
