@@ -67,7 +67,7 @@ class Server:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for pytest, which then stops us in order
-                preexec_fn=lambda: _die_with_parent(self.how),
+                preexec_fn=lambda: die_with_parent(self.how),
             )
         deadline = time.monotonic() + START_SECONDS
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -258,8 +258,8 @@ def _everybody_may_enter(path: Path) -> bool:
     return all(part.stat().st_mode & 0o005 == 0o005 for part in (path, *path.parents))
 
 
-def _die_with_parent(how: signal.Signals) -> None:
-    """Linux tells the server when the test process is gone, even after SIGKILL."""
+def die_with_parent(how: signal.Signals) -> None:
+    """For preexec_fn: Linux sends the child this signal when the test process is gone, even after SIGKILL."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.factories import PASSWORD
 from tests.plugin import chromium
+from tests.servers import die_with_parent
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -62,7 +64,14 @@ def site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     }
     log = (tmp_path / "server.log").open("w")
     command = [sys.executable, str(ROOT / "manage.py"), "serve", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    server = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+    )
     try:
         wait_for(f"http://127.0.0.1:{port}/admin/login/", server, tmp_path / "server.log")
         yield f"http://127.0.0.1:{port}"

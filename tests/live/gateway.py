@@ -32,7 +32,7 @@ import psycopg
 import redis
 
 from tests.plugin import OURS_WITHOUT_PREFIX
-from tests.servers import REDIS_DATABASES, free_port
+from tests.servers import REDIS_DATABASES, die_with_parent, free_port
 
 HOUSE = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
@@ -139,6 +139,7 @@ class Gateway:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
