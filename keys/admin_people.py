@@ -160,6 +160,12 @@ class MembershipsOfUser(ScopedInline):
     verbose_name_plural = "memberships"
 
 
+PEOPLE_WORDS = {  # field: (label, help)
+    "is_active": ("May sign in", "Off: this person is kept out, and their history stays."),
+    "is_superuser": ("Platform admin", "Sees and changes everything, in every organization."),
+}
+
+
 @admin.register(User)
 class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg, misc]  # generic only in the stubs; see ScopedAdmin
     """People. Only a platform admin changes them; what they may do in a tenant is their membership."""
@@ -223,6 +229,13 @@ class UserAdmin(ScopedAdmin, DjangoUserAdmin):  # type: ignore[type-arg, misc]  
             "person": person,
         }
         return TemplateResponse(request, template, context)
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """In this product's words, where Django speaks of users and superusers."""
+        found = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if found is not None and db_field.name in PEOPLE_WORDS:
+            found.label, found.help_text = PEOPLE_WORDS[db_field.name]
+        return found
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj and self.principal(request).is_platform_admin else ()

@@ -55,6 +55,7 @@ def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
         ],
         "choices": choices_of(principal),
         "cards": cards(overview, principal, found),
+        "called": bool(overview.now.requests),
         "charts": charts(found, filters, split),
         "explorer": f"{reverse('admin:explorer')}?{found.query(group=split)}",
         "top_keys": top_keys(found, filters),

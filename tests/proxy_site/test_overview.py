@@ -85,6 +85,15 @@ def test_growth_is_told_against_a_named_period() -> None:
     assert set(overview.BEFORE) <= {"1h", "24h", "7d", "30d"}
 
 
+def test_a_range_without_a_call_says_so_instead_of_drawing_empty_charts(world: World) -> None:
+    shown = client_of(world, "owner").get("/admin/").content
+    assert b"data-chart" in shown
+    assert b"No call in this range" not in shown
+    empty = client_of(world, "owner").get("/admin/?range=custom&first=2020-01-01&last=2020-01-02").content
+    assert b"data-chart" not in empty
+    assert b"No call in this range" in empty
+
+
 # Of keys
 
 
