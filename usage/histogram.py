@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 # Upper bounds in milliseconds, about 1.5 times apart where it matters; one more bucket holds what is above the last.
 BOUNDS_MS = (
@@ -13,6 +14,7 @@ BOUNDS_MS = (
 SIZE = len(BOUNDS_MS) + 1
 
 
+@cache
 def columns(of: str) -> tuple[str, ...]:
     """The names of the columns that hold the counts of "ttft" or "total", in the order of the bounds."""
     return tuple([f"{of}_{slot:02}" for slot in range(SIZE)])
@@ -29,11 +31,7 @@ def empty() -> list[int]:
 
 def merge(histograms: Iterable[Sequence[int]]) -> list[int]:
     """The sum. An empty list stands for a histogram without values."""
-    total = empty()
-    for counts in histograms:
-        for index, count in enumerate(counts):
-            total[index] += count
-    return total
+    return list(map(sum, zip(empty(), *filter(None, histograms), strict=True)))
 
 
 def percentile(counts: Sequence[int], share: float) -> float | None:

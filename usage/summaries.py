@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -233,14 +234,17 @@ def _grouped(
         rows = _rows(found, filters).filter(where or Q())
         if step:
             rows = rows.annotate(at=Trunc("start", step, tzinfo=clock))
+        return list(rows.values(*columns).annotate(**sums).order_by())
+
+    def ask_much() -> list[dict[str, Any]]:
         with _roomy():
-            return list(rows.values(*columns).annotate(**sums).order_by())
+            return ask(closed)
 
     known: list[dict[str, Any]] = []
     if closed:
         named = tuple([(name, repr(each)) for name, each in sums.items()])
         question = (tuple(closed), repr(filters), tuple(columns), named, step, str(clock), repr(where))
-        known = closed_days.remembered(question, lambda: ask(closed))
+        known = closed_days.remembered(question, ask_much)
     return _together_by(columns, sums, known, ask(rest) if rest else [])
 
 
@@ -343,7 +347,10 @@ def _counts(of: str) -> dict[str, Aggregate]:
 
 
 def _histogram(row: Mapping[str, Any], of: str) -> list[int]:
-    return [row[f"sum_of_{name}"] or 0 for name in histogram.columns(of)]
+    return [count or 0 for count in _COUNTED[of](row)]
+
+
+_COUNTED = {of: itemgetter(*(f"sum_of_{name}" for name in histogram.columns(of))) for of in ("ttft", "total")}
 
 
 def _aggregates(metric: str) -> Mapping[str, Any]:
@@ -361,7 +368,8 @@ class _Amount:
 
     def add(self, row: Mapping[str, Any]) -> None:
         if self.metric in PERCENTILES:
-            self.counts = histogram.merge((self.counts, _histogram(row, PERCENTILES[self.metric][0])))
+            more = _histogram(row, PERCENTILES[self.metric][0])
+            self.counts = histogram.merge((self.counts, more)) if self.counts else more
         else:
             self.value += row["value"]
             self.of += row.get("of", 0)
@@ -509,15 +517,14 @@ def _together(many: Iterable[dict[datetime, _Amount]], metric: str) -> dict[date
 def _add(total: _Amount, more: _Amount) -> None:
     total.value += more.value
     total.of += more.of
-    if more.counts:
-        total.counts = histogram.merge((total.counts, more.counts))
+    if more.counts:  # never changed in place: two totals may share them
+        total.counts = histogram.merge((total.counts, more.counts)) if total.counts else more.counts
 
 
 def _whole(values: Iterable[_Amount], metric: str) -> _Amount:
-    total = _Amount(metric)
-    for amount in values:
-        _add(total, amount)
-    return total
+    amounts = list(values)
+    counts = histogram.merge([each.counts for each in amounts]) if metric in PERCENTILES else []
+    return _Amount(metric, sum(each.value for each in amounts), sum(each.of for each in amounts), counts)
 
 
 def _line(named: tuple[str, str], values: dict[datetime, _Amount], metric: str, steps: list[datetime]) -> Line:
