@@ -11,6 +11,10 @@ from gemini_api.translators.usage import CACHE_WRITE, ESTIMATED, listed, mapping
 from lib import json
 from usage.event import Tokens
 
+# Ends after which another deployment would hardly say more: the content was refused, or the output cap was reached.
+MEANT: frozenset[str] = frozenset(
+    {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "MAX_TOKENS"}
+)
 MEDIA = 5160  # bytes of text that cost about what a picture costs (1,290 tokens)
 
 
@@ -25,6 +29,11 @@ class Reading:
     size: int = 0  # UTF-8 bytes of text, thoughts and calls, and MEDIA for each picture
     continuation: str = ""  # the token that a following request goes on with
     last: list[bytes] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was said, and nobody meant that."""
+        return not self.size and self.finish_reason not in MEANT and not self.finish_reason.startswith("BLOCKED_")
 
 
 @dataclass(slots=True)

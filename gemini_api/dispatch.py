@@ -159,7 +159,7 @@ def out_of_time(call: Call, trouble: BaseException) -> bool:
 
 def finished(flight: Flight, attempt: Attempt, reading: Reading) -> None:
     """The answer is complete: recorded before its last bytes leave. Raises EmptyAnswer when another try is due."""
-    if not reading.size:
+    if reading.empty:
         attempt.empty()
     if reading.continuation:
         continuation.remember(reading.continuation, attempt.deployment.id)

@@ -104,7 +104,9 @@ def read_answer(deployment: DeploymentEntry, letter: Letter, body: bytes) -> Jso
 async def pieces(
     frames: upstream.Stream, memory: StreamTranslator, flight: Flight, attempt: Attempt, reading: Reading
 ) -> AsyncIterator[bytes]:
+    """Payloads as they come; where an empty answer is tried elsewhere, they wait for the first that says something."""
     first, told = True, False
+    early: list[bytes] = []
     async for frame in frames:
         for chunk in memory.feed(frame):
             if first:
@@ -113,12 +115,18 @@ async def pieces(
             flight.delivered(answers.read(chunk, reading))
             if reading.counted and reading.tokens is not None:
                 flight.saw(reading.tokens)
-            yield answers.payload(chunk)
+            if attempt.model.retry_empty and not reading.size:
+                early.append(answers.payload(chunk))
+                continue
+            for payload in (*early, answers.payload(chunk)):
+                yield payload
+            early.clear()
         if not (told or first) and (counted := getattr(memory, "counted", None)):
             told = True
             flight.saw(answers.asked(counted))
         if memory.ended:
             break
+    reading.last += early
     for chunk in memory.finish():
         flight.delivered(answers.read(chunk, reading))
         reading.last.append(answers.payload(chunk))

@@ -422,9 +422,13 @@ class Attempt:
         self._end("ok", now)
 
     def empty(self) -> None:
-        """The answer is whole, and there is nothing in it. Raises EmptyAnswer when another deployment should try."""
+        """The answer is whole, and there is nothing in it. Raises EmptyAnswer when another try is due; without one, an empty
+        answer is the answer."""
         if self.model.retry_empty and not self._committed:
-            raise EmptyAnswer("protocol", "The answer was empty.")
+            error = EmptyAnswer("protocol", "The answer was empty.")
+            self.next = self._route.after(self, error, self._route.router.clock())
+            if self.next is not None:
+                raise error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -455,7 +459,7 @@ class Attempt:
         if not isinstance(error, EmptyAnswer) and not self._short(error, now):
             router = route.router
             router.board.failed(self.score, error, now, router.random, probe=self.probe, peers=self.plan.scores)
-        if not self._committed:
+        if not self._committed and self.next is None:
             self.next = route.after(self, error, now)
         return self.next is not None
 

@@ -68,6 +68,7 @@ def models() -> list[Json]:
         in_order("told", places="ab"),
         in_order("told-fallback", places="a", fallback_models=["told-spare"]),
         model("told-spare", places="b"),
+        in_order("empty", places="ab", retry_empty=True),
         in_order("embeds", places="ab", deployment={"upstream_model": "gemini-embedding-001"}),
     ]
 
@@ -347,6 +348,26 @@ async def test_the_record_tells_that_a_fallback_model_answered(house: House) -> 
     assert waterfall == [("a", "connect"), ("b", "ok")]
     assert row["model"] == "told-fallback"
     assert row["attempts"][1]["reason"].startswith("fallback model told-spare")
+
+
+@pytest.mark.parametrize("action", ["generateContent", "streamGenerateContent?alt=sse"])
+async def test_an_empty_answer_is_asked_for_elsewhere_and_a_refused_one_is_an_answer(house: House, action: str) -> None:
+    """Where the model says so: the whole of a stream is empty when its chunks say nothing, and none of them has left."""
+
+    async def ask(text: str) -> tuple[httpx2.Response, list[tuple[str, str]]]:
+        answer = await house.client.post(f"/v1beta/models/empty:{action}", json=saying(text))
+        (notes,) = await asyncio.to_thread(house.attempts, [answer])
+        return answer, [(note["deployment"][-1], note["outcome"]) for note in notes]
+
+    answer, tries = await ask("[[empty]]")
+    assert (answer.status_code, [outcome for _, outcome in tries]) == (200, ["empty", "empty", "ok"])
+    assert "STOP" in answer.text, "all are empty: that is the answer"
+    answer, tries = await ask("[[safety]]")
+    assert (answer.status_code, tries) == (200, [("a", "ok")])
+    assert "SAFETY" in answer.text
+    answer, tries = await ask("[[text:Hello]]")
+    assert (answer.status_code, tries) == (200, [("a", "ok")])
+    assert "Hello" in answer.text
 
 
 async def test_an_embedding_that_cannot_be_read_is_asked_for_elsewhere(house: House) -> None:

@@ -178,6 +178,16 @@ def test_an_empty_answer_is_tried_elsewhere_when_the_model_says_so(router: Route
     assert call(router, model(), empty)[0] == "a"
 
 
+def test_when_nobody_else_is_there_an_empty_answer_is_the_answer(router: Router) -> None:
+    def empty(attempt: Attempt, entry: DeploymentEntry) -> object:
+        attempt.empty()
+        return entry.id
+
+    found, hints = call(router, replace(model(2), id="careful", retry_empty=True), empty)
+    assert found == hints.notes[-1].deployment
+    assert [note.outcome for note in hints.notes] == ["empty", "empty", "ok"]
+
+
 def test_a_credential_that_was_refused_is_not_tried_under_another_name(router: Router) -> None:
     def scoped(name: str, scope: str) -> DeploymentEntry:
         return deployment(name, endpoint=Endpoint("simulated", "http://127.0.0.1", "m", scope=scope))
