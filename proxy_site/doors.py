@@ -227,4 +227,5 @@ async def stream(response: StreamedAnswer, send: Any) -> None:
 
 
 def head_of(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    # Not by `items()`: that looks each of them up once more.
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.headers._store.values()]

@@ -27,7 +27,7 @@ CONNECT_SHARE = 0.5  # of the time for connecting that one try may use, so that 
 DECODERS: dict[str, Callable[[], Decoder]] = {"sse": SSEDecoder, "aws_event_stream": EventStreamDecoder}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one for each call three times as dear
 class Answer:
     """A 2xx answer. Header names are lower case."""
 

@@ -67,7 +67,7 @@ class Endpoint:
     scope: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one for each call three times as dear
 class UpstreamRequest:
     """Exact bytes for one HTTP exchange. Headers hold the credential, so they never show in `repr`."""
 
