@@ -18,6 +18,7 @@ from typing import Any, NotRequired, TypedDict
 
 from gemini_api import signatures
 from gemini_api.errors import InvalidArgument
+from lib import json
 
 Json = dict[str, Any]
 
@@ -242,7 +243,7 @@ class _Bad(Exception):
 
 
 def _shown(value: Any) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)[:100]
+    return json.dumps(value).decode()[:100]
 
 
 def _read(reader: Reader, body: Json) -> Json:
