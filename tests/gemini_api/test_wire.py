@@ -155,7 +155,7 @@ def test_bytes_come_in_every_alphabet_and_leave_as_standard_padded_base64(
         ),
         ({"contents": "hi"}, "contents", "Invalid value at 'contents' (type.googleapis.com"),
         ({"contents": [{"parts": [{"text": 5}]}]}, "contents[0].parts[0].text", "(TYPE_STRING), 5"),
-        ({"contents": [["x", True]]}, "contents[0]", "[\"x\",true]"),
+        ({"contents": [["x", True]]}, "contents[0]", '["x",true]'),
         (
             {"contents": [{"parts": [{"text": "a"}, {"inlineData": {"mimeType": "image/png", "data": "!!"}}]}]},
             "contents[0].parts[1].inline_data.data",
