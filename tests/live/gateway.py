@@ -142,11 +142,12 @@ class Gateway:
                 preexec_fn=lambda: die_with_parent(signal.SIGTERM),
             )
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with suppress(httpx2.TransportError):
-                if httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200:
-                    return
-            time.sleep(0.05)
+        with httpx2.Client(base_url=self.url, timeout=2) as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                with suppress(httpx2.TransportError):
+                    if client.get("/readyz").status_code == 200:
+                        return
+                time.sleep(0.05)
         self.kill()
         raise AssertionError(f"the gateway did not get ready:\n{self.log[-4000:]}")
 
