@@ -153,11 +153,16 @@ def errors(records: Any) -> list[dict[str, Any]]:
     """The latest calls that failed, those alike together, with what can be done about it."""
     found: dict[tuple[int, str, str, str], dict[str, Any]] = {}
     for row in records.filter(pk__gte=since(LOOK_BACK), http_status__gte=400).order_by("-pk")[:ERRORS_READ]:
-        words = row.error.partition(" [")[0] if row.error.endswith("]") else row.error  # in brackets: for operators
+        words = plain(row.error)
         kind = (row.http_status, row.status, row.model, words)
         alike = found.setdefault(kind, {"record": row, "words": words, "count": 0, "advice": WORDS.get(row.status, "")})
         alike["count"] += 1
     return list(found.values())[:ERRORS_SHOWN]
+
+
+def plain(error: str) -> str:
+    """Without what stands in brackets at its end, which is for operators."""
+    return error.partition(" [")[0] if error.endswith("]") else error
 
 
 def first(request: HttpRequest, key_id: uuid.UUID) -> JsonResponse:

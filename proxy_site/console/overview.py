@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from keys.models import AuditEvent, Limit, Organization, VirtualKey
 from keys.principal import Principal, principal_of
-from proxy_site.console import asked, budgets, key_choice
+from proxy_site.console import asked, budgets, key_choice, key_page
 from proxy_site.console.asked import Asked
 from proxy_site.console.explorer import STEP_LABELS
 from routing.models import Connection, Deployment
@@ -61,6 +61,7 @@ def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
         "top_keys": top_keys(found, filters),
         "errors": errors(found, filters, principal),
         "deployments": deployments(found, filters, principal),
+        "sees_deployments": principal.may("view", Deployment),
         "budgets": near(principal),
         "steps": first_steps(principal, called=bool(overview.now.requests)),
     }
@@ -199,7 +200,7 @@ def latest_words(principal: Principal) -> dict[tuple[str, str, str], str]:
     latest = principal.scope(RequestRecord.objects.order_by("-pk")).values("pk")[:LATEST]
     failed = RequestRecord.objects.filter(pk__in=list(latest.values_list("pk", flat=True)), http_status__gte=400)
     rows = failed.order_by("pk").values_list("status", "model", "deployment_id", "error")
-    return {(status, model, deployment): error for status, model, deployment, error in rows if error}
+    return {(status, model, deployment): key_page.plain(error) for status, model, deployment, error in rows if error}
 
 
 def deployments(found: Asked, filters: Filters, principal: Principal) -> list[dict[str, Any]]:

@@ -73,12 +73,20 @@ def test_a_budget_that_is_nearly_used_is_shown_to_its_people_alone(world: World)
 
 
 def test_an_error_is_told_with_the_words_of_its_latest_call(world: World) -> None:
-    make_record(world.acme, http_status=503, status="UNAVAILABLE", error="The model is overloaded.", deployment_id="d")
+    make_record(
+        world.acme,
+        http_status=503,
+        status="UNAVAILABLE",
+        error="The model is overloaded. [upstream 503]",
+        deployment_id="d",
+    )
     make_record(world.globex, http_status=503, status="UNAVAILABLE", error="Not for acme.", deployment_id="g")
     make_bucket(world.acme, status="UNAVAILABLE", deployment_id="d", key="of the ages", key_id="other")
     page = client_of(world, "owner").get("/admin/")
     assert [each["words"] for each in page.context["errors"]] == ["The model is overloaded."]
     assert b"Not for acme" not in page.content
+    assert b"<h2>Deployments" in page.content
+    assert b"<h2>Deployments" not in client_of(world, "viewer").get("/admin/").content
 
 
 def test_growth_is_told_against_a_named_period() -> None:
