@@ -83,7 +83,7 @@ def process(
                 child.wait()
 
 
-def wait_for(port: int, child: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_for(port: int, child: subprocess.Popen[bytes], seconds: float = 180) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if child.poll() is not None:
