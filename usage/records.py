@@ -43,10 +43,10 @@ _ABSENT: Json = {"stream": False, **dict.fromkeys(MAYBE), **dict.fromkeys(COUNTS
 _ABSENT |= dict.fromkeys(LISTS, ())
 _NO_TOKENS = dict.fromkeys(TOKENS.values(), 0)
 _texts, _text_limits = itemgetter(*TEXTS), tuple(TEXTS.values())
-_counts, _count_limits = itemgetter(*COUNTS), tuple(COUNTS.values())
-_maybe, _maybe_limits = itemgetter(*MAYBE), tuple(MAYBE.values())
+_counts, _maybe = itemgetter(*COUNTS), itemgetter(*MAYBE)
 _lists = itemgetter(*LISTS)
 _tokens = itemgetter(*TOKENS.values())
+_HIGHEST = (*COUNTS.values(), *[_BIGINT] * len(TOKENS), *MAYBE.values())
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
 
@@ -63,8 +63,7 @@ def row(event: Json) -> Row:
         given = _ABSENT | event
         numbers = (*_counts(given), *_tokens(_NO_TOKENS | given["tokens"]))
         maybe = _maybe(given)
-        _check(numbers, _count_limits + (_BIGINT,) * len(TOKENS))
-        _check([value or 0 for value in maybe], _maybe_limits)
+        _check((*numbers, *[value or 0 for value in maybe]))
         return (
             uuid.UUID(given["call_id"]),
             datetime.fromtimestamp(given["started_ms"] / 1000, UTC),
@@ -80,8 +79,8 @@ def row(event: Json) -> Row:
         raise error if isinstance(error, Unfit) else Unfit(str(error)) from error
 
 
-def _check(numbers: Sequence[Any], limits: Sequence[int]) -> None:
-    if {*map(type, numbers)} != {int} or min(numbers) < 0 or not all(map(le, numbers, limits)):
+def _check(numbers: Sequence[Any]) -> None:
+    if {*map(type, numbers)} != {int} or min(numbers) < 0 or not all(map(le, numbers, _HIGHEST)):
         raise Unfit(f"Not whole numbers in range: {numbers}")
 
 
