@@ -35,6 +35,7 @@ from bench.processes import Gateway
 
 DENY_RATE = 4.0  # calls a second with the key that denies
 SETTLING = 1.0  # seconds after the beginning of an outage that are not counted
+BLIPS = 0.05  # of the calls with `deny` may be refused at any time: a Redis that takes 50 ms once is away for them
 RETURNING = 3.0  # seconds after its end in which keys with `deny` may still be refused
 PRICE = {"input": "1", "output": "10"}  # USD per million tokens
 LIMITS = [
@@ -106,8 +107,10 @@ class Drill:
             client.close()
         self.answered.update(each.id for each in (*answers, *refused) if each.status == 200)
         print(f"    {name}: local {in_words(answers)}; deny {in_words(refused)}", flush=True)
-        for key, heard, allowed in (("local", answers, {200}), ("deny", refused, {200, 503} if denied else {200})):
-            if bad := [each for each in heard if each.status not in allowed]:
+        spared = len(refused) if denied else BLIPS * len(refused)
+        for key, heard, most in (("local", answers, 0.0), ("deny", refused, spared)):
+            bad = [each for each in heard if each.status != 200]
+            if len(bad) > most or any(each.status != 503 for each in bad):
                 self.faults.append(
                     f"{name}: {len(bad)} calls with `{key}` failed: {bad[0].status} {bad[0].body[:200]!r}"
                 )
