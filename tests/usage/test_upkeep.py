@@ -30,7 +30,13 @@ on_postgresql = pytest.mark.skipif("connection.vendor != 'postgresql'", reason="
 
 @pytest.fixture(autouse=True)
 def without_partitions() -> Iterator[None]:
+    """Neither those of other files, whose processes make them as they start, nor what these tests make."""
+    drop_all()
     yield
+    drop_all()
+
+
+def drop_all() -> None:
     if partitions.partitioned():
         for month in partitions.existing():
             partitions.drop(month)
