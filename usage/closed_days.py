@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any, Final
 
@@ -19,10 +19,10 @@ from keys.models import ChangeVersion
 DAY: Final = 86_400
 TOPIC: Final = "closed days"
 WRITERS, READERS = 1_800, 5_400  # seconds after its end that a day is over
-MOST: Final = 250_000  # cells of one answer that is remembered
-TOTAL: Final = 750_000  # cells of all of them, about 100 bytes each
+MOST: Final = 25_000_000  # bytes, about, of one answer that is remembered
+TOTAL: Final = 75_000_000  # of all of them
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any] | tuple[Any, ...]]
 
 _known: OrderedDict[Hashable, Rows] = OrderedDict()  # the one used longest ago first
 _size = 0
@@ -64,7 +64,7 @@ def remembered(question: Hashable, ask: Callable[[], Rows]) -> Rows:
             _known.move_to_end(key)
             return _known[key]
     rows = ask()
-    if _cells(rows) <= MOST:
+    if _bytes(rows) <= MOST:
         _keep(key, rows)
     return rows
 
@@ -74,13 +74,17 @@ def _keep(key: Hashable, rows: Rows) -> None:
     with _lock:
         if key not in _known:
             _known[key] = rows
-            _size += _cells(rows)
+            _size += _bytes(rows)
         while _size > TOTAL:
-            _size -= _cells(_known.popitem(last=False)[1])
+            _size -= _bytes(_known.popitem(last=False)[1])
 
 
-def _cells(rows: Rows) -> int:
-    return 1 + len(rows) * (len(rows[0]) if rows else 0)
+def _bytes(rows: Rows) -> int:
+    """About: counts are small numbers, which are shared; ids and times are not."""
+    if not rows:
+        return 100
+    size = len(rows[0])
+    return len(rows) * (200 + 24 * size if isinstance(rows[0], tuple) else 100 * size)
 
 
 def forget() -> None:

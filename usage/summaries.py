@@ -8,23 +8,25 @@ by the database. Money is nano-dollars throughout.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from itertools import pairwise
+from itertools import chain, pairwise
+from math import ceil
 from operator import itemgetter
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Aggregate, Max, Q, Sum
+from django.db.models import Aggregate, F, Max, Q, Sum
 from django.db.models.functions import Coalesce, Trunc
 
 from usage import closed_days, histogram
 from usage.models import UsageBucket
 from usage.rollups import DAY, MINUTE, QUARTER
+from usage.tops import ALIASES, Ids, Tops
 
 Step = Literal["minute", "hour", "day", "month"]
 STEPS: dict[Step, timedelta] = {  # the longest range each may be asked for
@@ -183,7 +185,7 @@ def _pieces_of(period: Period, step: Step | None = None) -> list[Piece]:
     cuts = [int(period.start.timestamp())]
     if step is not None:
         cuts += [int(at.timestamp()) for at in period.steps(step)[1:]]
-    cuts.append(int(period.end.timestamp()))
+    cuts.append(ceil(period.end.timestamp()))  # the minute that has begun this second is part of it
     if step == "minute":
         minutes_from = cuts[0]
     merged: list[Piece] = []
@@ -236,16 +238,30 @@ def _grouped(
             rows = rows.annotate(at=Trunc("start", step, tzinfo=clock))
         return list(rows.values(*columns).annotate(**sums).order_by())
 
-    def ask_much() -> list[dict[str, Any]]:
-        with _roomy():
-            return ask(closed)
-
     known: list[dict[str, Any]] = []
     if closed:
         named = tuple([(name, repr(each)) for name, each in sums.items()])
         question = (tuple(closed), repr(filters), tuple(columns), named, step, str(clock), repr(where))
-        known = closed_days.remembered(question, ask_much)
+        known = _remembered(question, lambda: ask(closed))
     return _together_by(columns, sums, known, ask(rest) if rest else [])
+
+
+def _tuples(
+    found: Sequence[Piece],
+    filters: Filters,
+    columns: Mapping[str, Any],
+    sums: Mapping[str, Any],
+    step: Step | None = None,
+    clock: tzinfo = UTC,
+) -> list[tuple[Any, ...]]:
+    """Sums by columns (alias: expression), flat: the Unix second a step starts if one is given, columns, sums."""
+    if not found:
+        return []
+    rows = _rows(found, filters).annotate(**columns)
+    if step is None:
+        return list(rows.values_list(*columns).annotate(**sums).order_by())
+    rows = rows.annotate(at=Trunc("start", step, tzinfo=clock)).values_list("at", *columns)
+    return [(at.timestamp(), *rest) for at, *rest in rows.annotate(**sums).order_by()]
 
 
 def _together_by(
@@ -366,13 +382,14 @@ class _Amount:
     of: int = 0
     counts: list[int] = field(default_factory=list)
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, figures: Sequence[int | None]) -> None:
+        """Those of _aggregates, in its order."""
         if self.metric in PERCENTILES:
-            more = _histogram(row, PERCENTILES[self.metric][0])
+            more = [count or 0 for count in figures]
             self.counts = histogram.merge((self.counts, more)) if self.counts else more
         else:
-            self.value += row["value"]
-            self.of += row.get("of", 0)
+            self.value += figures[0] or 0
+            self.of += (figures[1] or 0) if len(figures) > 1 else 0
 
     def read(self) -> float | None:
         if self.metric in PERCENTILES:
@@ -467,13 +484,11 @@ def series(
 ) -> Series:
     """A metric over time, one line per value of `by`, the largest first, the rest as "Other"."""
     _check(period, step)
-    cells = _cells(period, filters, metric, [by] if by else [], step)
+    cells = _cells(period, filters, metric, [by] if by else [], step, top)
     steps = period.steps(step)
-    sums = {group: sum((amount.read() or 0) for amount in values.values()) for group, values in cells.items()}
-    kept = sorted(sums, key=lambda group: (-sums[group], group))[:top]
-    lines = [_line(group[0] if by else ("", metric), cells[group], metric, steps) for group in kept]
-    if rest := [cells[group] for group in cells if group not in set(kept)]:
-        lines.append(_line(("", OTHER), _together(rest, metric), metric, steps))
+    starts = [at.timestamp() for at in steps]
+    lines = [_line(group[0] if by else ("", metric), values, metric, starts) for group, values in cells.items()]
+    lines.sort(key=lambda line: (_is_other(line), -(line.total or 0), line.id, line.name))
     return Series(steps, lines)
 
 
@@ -482,32 +497,101 @@ def _check(period: Period, step: Step) -> None:
         raise TooFine(f"Steps of a {step} are shown for at most {STEPS[step].days or 1} days.")
 
 
-Group = tuple[tuple[str, str], ...]  # (id, name) per dimension
-Cells = dict[Group, dict[datetime, _Amount]]
+Named = tuple[str, str]  # id and name
+Group = tuple[Named, ...]  # per dimension
+Cells = dict[Group, dict[float, _Amount]]  # by the Unix second a step starts
 
 
-def _cells(period: Period, filters: Filters, metric: str, by: Sequence[str], step: Step) -> Cells:
-    """The metric per group and step. A name that changed meanwhile is the latest one."""
-    rows = _grouped(period, filters, [DIMENSIONS[name][0] for name in by], {**_names(by), **_aggregates(metric)}, step)
-    cells: defaultdict[tuple[str, ...], dict[datetime, _Amount]] = defaultdict(dict)
-    names: dict[tuple[str, str], str] = {}
-    for row in rows:
-        ids = tuple(row[DIMENSIONS[name][0]] for name in by)
-        for name, found in zip(by, ids, strict=True):
-            names[(name, found)] = max(row[f"name_{name}"] or "", names.get((name, found), ""))
-        cells[ids].setdefault(row["at"], _Amount(metric)).add(row)
+def _cells(period: Period, filters: Filters, metric: str, by: Sequence[str], step: Step, top: int) -> Cells:
+    """The metric per group and step; groups that are not among the top ones are one, Other.
+
+    Which are the top ones is asked first: one sum per group. Figures by step are then asked of those alone and of
+    all others together. A name that changed meanwhile is the latest one.
+    """
+    closed, rest = _parted(_pieces_of(period, step), closed_days.end())
+    clock, columns, figures = period.clock(step), [DIMENSIONS[name][0] for name in by], _aggregates(metric)
+    ids = {alias: F(column) for alias, column in zip(ALIASES, columns, strict=False)}
+    fresh = _tuples(rest, filters, ids, {**_names(by), **figures}, step, clock)
+    question = (tuple(closed), repr(filters), tuple(by), metric)
+    whole = over = []
+    if closed and by:
+        whole = _remembered(question, lambda: _tuples(closed, filters, ids, {**_names(by), **figures}))
+    tops, names = _chosen(chain(whole, (row[1:] for row in fresh)), metric, by, top)
+    if closed:
+        folded = tops.columns(columns)
+        over = _remembered(
+            (*question, step, str(clock), tops.question), lambda: _tuples(closed, filters, folded, figures, step, clock)
+        )
+    size = len(by)
+    cells: defaultdict[Ids, dict[float, _Amount]] = defaultdict(dict)
+    for row in over:
+        cells[row[1 : 1 + size]].setdefault(row[0], _Amount(metric)).add(row[1 + size :])
+    for row in fresh:
+        cells[tops.folded(row[1 : 1 + size])].setdefault(row[0], _Amount(metric)).add(row[1 + 2 * size :])
     return {
-        tuple([(found, names[(name, found)]) for name, found in zip(by, ids, strict=True)]): values
-        for ids, values in cells.items()
+        tuple([_named(each, found, names) for each, found in zip(by, group, strict=True)]): values
+        for group, values in cells.items()
     }
+
+
+def _remembered(question: Hashable, ask: Callable[[], closed_days.Rows]) -> Any:
+    def ask_much() -> closed_days.Rows:
+        with _roomy():
+            return ask()
+
+    return closed_days.remembered(question, ask_much)
+
+
+Names = dict[tuple[str, str], str]  # of a dimension and an id
+
+
+def _named(dimension: str, found: str | None, names: Names) -> Named:
+    """An id that came between two questions is its own name for once."""
+    return ("", OTHER) if found is None else (found, names.get((dimension, found), found))
+
+
+def _chosen(rows: Iterable[Sequence[Any]], metric: str, by: Sequence[str], top: int) -> tuple[Tops, Names]:
+    """The largest groups, and the largest parts of each, and what they are called. rows: ids, names, figures."""
+    size = len(by)
+    amounts: dict[tuple[str, ...], _Amount] = {}
+    names: Names = {}
+    for row in rows:
+        ids = tuple(row[:size])
+        for named, name in zip(zip(by, ids, strict=True), row[size : 2 * size], strict=True):
+            names[named] = max(name or "", names.get(named, ""))
+        amounts.setdefault(ids, _Amount(metric)).add(row[2 * size :])
+    if not by:
+        return Tops(None, {}), names
+    groups: defaultdict[str, list[_Amount]] = defaultdict(list)
+    for ids, amount in amounts.items():
+        groups[ids[0]].append(amount)
+    first = _largest(groups, metric, by[0], names, top)
+    parts: defaultdict[str | None, defaultdict[str, list[_Amount]]] = defaultdict(lambda: defaultdict(list))
+    for ids, amount in amounts.items():
+        for part in ids[1:]:
+            parts[ids[0] if first is None or ids[0] in first else None][part].append(amount)
+    kept = {group: _largest(inner, metric, by[1], names, top) for group, inner in parts.items()}
+    return Tops(first, {group: largest for group, largest in kept.items() if largest is not None}), names
+
+
+def _largest(
+    groups: Mapping[str, list[_Amount]], metric: str, dimension: str, names: Names, top: int
+) -> frozenset[str] | None:
+    """The ids of the largest ones; None when there are no more than that."""
+    if len(groups) <= top:
+        return None
+    values = {found: _whole(amounts, metric).read() or 0 for found, amounts in groups.items()}
+    return frozenset(sorted(values, key=lambda found: (-values[found], names[(dimension, found)], found))[:top])
 
 
 def _names(by: Iterable[str]) -> dict[str, Aggregate]:
     return {f"name_{name}": Max(DIMENSIONS[name][1]) for name in by}
 
 
-def _together(many: Iterable[dict[datetime, _Amount]], metric: str) -> dict[datetime, _Amount]:
-    total: dict[datetime, _Amount] = {}
+def _together(many: Collection[dict[float, _Amount]], metric: str) -> dict[float, _Amount]:
+    if len(many) == 1:
+        return next(iter(many))
+    total: dict[float, _Amount] = {}
     for values in many:
         for at, amount in values.items():
             _add(total.setdefault(at, _Amount(metric)), amount)
@@ -527,11 +611,14 @@ def _whole(values: Iterable[_Amount], metric: str) -> _Amount:
     return _Amount(metric, sum(each.value for each in amounts), sum(each.of for each in amounts), counts)
 
 
-def _line(named: tuple[str, str], values: dict[datetime, _Amount], metric: str, steps: list[datetime]) -> Line:
+def _line(named: Named, values: Mapping[float, _Amount], metric: str, starts: Sequence[float]) -> Line:
     none: float | None = 0 if metric in ADDITIVE else None
-    by_time = {at.timestamp(): amount for at, amount in values.items()}
-    read = [by_time[at.timestamp()].read() if at.timestamp() in by_time else none for at in steps]
+    read = [values[at].read() if at in values else none for at in starts]
     return Line(named[0], named[1], read, _whole(values.values(), metric).read())
+
+
+def _is_other(one: Line | Entry) -> bool:
+    return not one.id and one.name == OTHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,37 +652,25 @@ def explore(
 ) -> Exploration:
     """A metric by one or two dimensions over time: the top ones and "Other", with shares."""
     _check(period, step)
-    by = [group, subgroup] if subgroup else [group]
-    cells = _cells(period, filters, metric, by, step)
+    cells = _cells(period, filters, metric, [group, subgroup] if subgroup else [group], step, top)
     steps = period.steps(step)
     total = _whole((amount for values in cells.values() for amount in values.values()), metric).read()
-    return Exploration(metric, total, steps, _entries(cells, metric, steps, total, top))
+    return Exploration(metric, total, steps, _entries(cells, metric, [at.timestamp() for at in steps], total))
 
 
-def _entries(cells: Cells, metric: str, steps: list[datetime], total: float | None, top: int) -> list[Entry]:
-    """One level: groups by their first dimension; deeper dimensions become parts."""
-    by_first: defaultdict[tuple[str, str], Cells] = defaultdict(dict)
+def _entries(cells: Cells, metric: str, starts: Sequence[float], total: float | None) -> list[Entry]:
+    """One level: groups by their first dimension; deeper dimensions become parts. Other is the last."""
+    by_first: defaultdict[Named, Cells] = defaultdict(dict)
     for group, values in cells.items():
         by_first[group[0]][group[1:]] = values
-    entries = [_entry(named, inner, metric, steps, total, top) for named, inner in by_first.items()]
-    entries.sort(key=lambda entry: (-(entry.value or 0), entry.name))
-    if len(entries) <= top:
-        return entries
-    kept = {(entry.id, entry.name) for entry in entries[:top]}
-    rest: Cells = {}
-    for named, inner in by_first.items():
-        if named not in kept:
-            for deeper, values in inner.items():
-                rest[deeper] = _together([values, rest.get(deeper, {})], metric)
-    return [*entries[:top], _entry(("", OTHER), rest, metric, steps, total, top)]
+    entries = [_entry(named, inner, metric, starts, total) for named, inner in by_first.items()]
+    return sorted(entries, key=lambda entry: (_is_other(entry), -(entry.value or 0), entry.name, entry.id))
 
 
-def _entry(
-    named: tuple[str, str], inner: Cells, metric: str, steps: list[datetime], total: float | None, top: int
-) -> Entry:
-    line = _line(named, _together(inner.values(), metric), metric, steps)
+def _entry(named: Named, inner: Cells, metric: str, starts: Sequence[float], total: float | None) -> Entry:
+    line = _line(named, _together(inner.values(), metric), metric, starts)
     share = line.total / total if metric in ADDITIVE and total and line.total is not None else None
-    parts = _entries(inner, metric, steps, total, top) if any(inner) else []
+    parts = _entries(inner, metric, starts, total) if any(inner) else []
     return Entry(line.id, line.name, line.total, share, line.values, parts)
 
 
@@ -806,12 +881,12 @@ def each(period: Period, filters: Filters, metric: str, by: Sequence[str], step:
     rows = (
         _rows(_pieces_of(period, step), filters)
         .annotate(at=Trunc("start", step, tzinfo=period.clock(step)))
-        .values("at", *columns)
+        .values_list("at", *columns)
         .annotate(**_names(by), **_aggregates(metric))
         .order_by("at", *columns)
     )
-    for row in rows.iterator(chunk_size=1000):
+    for at, *row in rows.iterator(chunk_size=1000):
         amount = _Amount(metric)
-        amount.add(row)
-        named = [part for name in by for part in (row[DIMENSIONS[name][0]], row[f"name_{name}"] or "")]
-        yield [row["at"], *named, amount.read()]
+        amount.add(row[2 * len(by) :])
+        named = [part for found, name in zip(row, row[len(by) :], strict=False) for part in (found, name or "")]
+        yield [at, *named[: 2 * len(by)], amount.read()]

@@ -87,9 +87,42 @@ def test_what_one_may_see_is_part_of_the_question() -> None:
     assert requests() == 5
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closed_days, "TOTAL", 100)
+def test_the_latest_name_is_told_and_a_group_new_today_moves_the_others() -> None:
+    """The top ones are chosen over all days, not over those remembered."""
+    first = summaries.explore(PERIOD, EVERYTHING, "requests", "key", top=1)
+    assert [(entry.id, entry.value) for entry in first.entries] == [("key-1", 4)]
+    for _ in range(5):
+        call(0, key_id="key-2", key="new today")
+    found = summaries.explore(PERIOD, EVERYTHING, "requests", "key", top=1)
+    assert [(entry.name, entry.value) for entry in found.entries] == [("new today", 5), ("Other", 4)]
+    assert [sum(value or 0 for value in entry.values) for entry in found.entries] == [5, 4]
+
+
+def test_steps_of_days_that_are_over_are_read_once() -> None:
+    def values() -> list[float | None]:
+        found = summaries.explore(PERIOD, EVERYTHING, "requests", "key", top=1)
+        return [sum(value or 0 for value in entry.values) for entry in found.entries]
+
+    call(3, key_id="key-2")
+    assert values() == [4, 1]
+    UsageBucket.objects.filter(start__lt=NOW - timedelta(days=2)).delete()  # behind everybody's back
+    assert values() == [4, 1]
+    call(5)  # recorded late
+    assert values() == [2]
+
+
+@pytest.mark.parametrize("row", [{"one": 1, "two": 2}, (1, 2)], ids=["by name", "flat"])
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, row: Any) -> None:
+    monkeypatch.setattr(closed_days, "TOTAL", 10_000)
     for number in range(50):
-        closed_days.remembered(("question", number), lambda: [{"one": 1, "two": 2}] * 5)
-    assert closed_days._size <= 100
-    assert sum(1 + 2 * len(rows) for rows in closed_days._known.values()) == closed_days._size
+        closed_days.remembered(("question", number), lambda: [row] * 5)
+    assert 1 <= len(closed_days._known) < 20
+    assert closed_days._size == sum(map(closed_days._bytes, closed_days._known.values())) <= 10_000
+
+
+def test_an_answer_that_is_too_large_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_days, "MOST", 10_000)
+    closed_days.forget()
+    closed_days.remembered("small", lambda: [(1, 2)])
+    closed_days.remembered("large", lambda: [(1, 2)] * 1_000)
+    assert len(closed_days._known) == 1

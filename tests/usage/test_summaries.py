@@ -157,6 +157,122 @@ def test_what_is_not_among_the_top_is_other_and_nothing_is_lost(events: list[Usa
         assert sum(value or 0 for value in entry.values) == entry.value
 
 
+@pytest.fixture
+def crowd(db: None) -> list[UsageEvent]:
+    """51 keys over 80 days, each a little busier than the next, and the busiest key of all with a stranger."""
+    chance = random.Random(11)
+
+    def calls(number: int, count: int, **given: object) -> list[UsageEvent]:
+        return [
+            call(
+                at("2026-08-01T00:00") + timedelta(seconds=chance.randrange(80 * DAY)),
+                key_id=f"key-{number:02}",
+                key=f"key {number:02}",
+                label=f"user-{chance.randrange(3 + number % 4)}",
+                status="UNAVAILABLE" if turn % 3 == 1 else "RESOURCE_EXHAUSTED" if turn % 3 == 2 else "OK",
+                tokens=Tokens(prompt=9, cached=1 + number % 5, candidates=chance.randrange(1, 50), thoughts=3),
+                cost_nano=chance.randrange(1, 10**9),
+                total_ms=chance.randrange(1, 5000),
+                ttft_ms=chance.choice([None, chance.randrange(1, 1000)]),
+                **given,
+            )
+            for turn in range(count)
+        ]
+
+    mine = [each for number in range(51) for each in calls(number, 3 + number // 10, organization_id="org-1")]
+    record(mine)
+    record(calls(99, 60, organization_id="org-2", organization="Globex"))
+    return mine
+
+
+MINE = Filters(organizations=["org-1"])
+AUTUMN = Period(at("2026-08-01T00:00"), at("2026-10-20T00:00"))
+
+
+@pytest.mark.parametrize("metric", sorted(summaries.ADDITIVE))
+@pytest.mark.parametrize("subgroup", [None, "label"])
+def test_top_fifty_and_other_make_the_total(crowd: list[UsageEvent], metric: str, subgroup: str | None) -> None:
+    by_hand: dict[str, int] = {}
+    for each in crowd:
+        by_hand[each.key_id] = by_hand.get(each.key_id, 0) + amount(each, metric)
+    found = summaries.explore(AUTUMN, MINE, metric, "key", subgroup, top=50)
+    assert found.total == sum(by_hand.values()) > 0
+    assert len(found.entries) == 51
+    other = found.entries[-1]
+    assert (other.id, other.name, other.value) == ("", "Other", min(by_hand.values())), "the 51st alone"
+    assert [entry.value for entry in found.entries[:-1]] == sorted(by_hand.values(), reverse=True)[:50]
+    for entry in found.entries:
+        assert entry.id == "" or entry.value == by_hand[entry.id]
+        assert sum(value or 0 for value in entry.values) == entry.value
+        assert not subgroup or sum(part.value or 0 for part in entry.parts) == entry.value
+    by_step = [sum(value or 0 for value in values) for values in zip(*[e.values for e in found.entries], strict=True)]
+    alone = summaries.series(AUTUMN, MINE, metric)
+    assert by_step == alone.lines[0].values
+
+
+def amount(each: UsageEvent, metric: str) -> int:
+    """What one call adds to a metric."""
+    tokens = each.tokens
+    match metric:
+        case "spend":
+            return each.cost_nano or 0
+        case "requests":
+            return 1
+        case "errors":
+            return int(each.status == "UNAVAILABLE")
+        case "rate_limited":
+            return int(each.status == "RESOURCE_EXHAUSTED")
+        case "input_tokens":
+            return tokens.prompt
+        case "output_tokens":
+            return tokens.candidates + tokens.thoughts
+    return {"cached_tokens": tokens.cached, "thoughts_tokens": tokens.thoughts}[metric]
+
+
+@pytest.mark.parametrize("metric", sorted(set(summaries.METRIC_NAMES) - summaries.ADDITIVE))
+def test_other_is_what_its_groups_would_say_together(crowd: list[UsageEvent], metric: str) -> None:
+    """Averages and percentiles cannot be added up: Other's is that of the calls of its keys, in total and by step."""
+    found = summaries.explore(AUTUMN, MINE, metric, "key", step="month", top=40)
+    assert found.total == summaries.explore(AUTUMN, MINE, metric, "organization", step="month").total
+    kept = {entry.id for entry in found.entries[:-1]}
+    assert len(kept) == 40
+    others = Filters(organizations=["org-1"], keys=sorted({each.key_id for each in crowd} - kept))
+    alone = summaries.explore(AUTUMN, others, metric, "organization", step="month").entries[0]
+    assert (found.entries[-1].name, found.entries[-1].value) == ("Other", alone.value)
+    assert found.entries[-1].values == alone.values
+
+
+def test_parts_beyond_the_top_are_other_in_each_group_and_in_other(crowd: list[UsageEvent]) -> None:
+    found = summaries.explore(AUTUMN, MINE, "requests", "key", "label", top=2)
+    by_hand: dict[tuple[str, str], int] = {}
+    kept = {entry.id for entry in found.entries[:2]}
+    for each in crowd:
+        place = (each.key_id if each.key_id in kept else "", each.label)
+        by_hand[place] = by_hand.get(place, 0) + 1
+    assert len(found.entries) == 3
+    for entry in found.entries:
+        mine = {label: count for (place, label), count in by_hand.items() if place == entry.id}
+        largest = sorted(mine.values(), reverse=True)
+        assert [part.value for part in entry.parts] == [*largest[:2], *([sum(largest[2:])] if largest[2:] else [])]
+        assert all(part.value == mine[part.id] for part in entry.parts if part.name != "Other")
+    assert found.entries[2].parts[-1].name == "Other"
+
+
+def test_a_series_tells_the_same_others(crowd: list[UsageEvent]) -> None:
+    lines = summaries.series(AUTUMN, MINE, "requests", by="key", top=50).lines
+    assert len(lines) == 51
+    assert lines[-1].name == "Other"
+    assert sum(line.total or 0 for line in lines) == len(crowd)
+    assert summaries.series(AUTUMN, Filters(organizations=[]), "requests", by="key").lines == []
+
+
+def test_an_export_tells_every_group(crowd: list[UsageEvent]) -> None:
+    rows = list(summaries.each(AUTUMN, MINE, "spend", ["key", "label"], "month"))
+    assert sum(row[-1] for row in rows) == sum(each.cost_nano or 0 for each in crowd)
+    assert {(row[1], row[2]) for row in rows} == {(each.key_id, each.key) for each in crowd}
+    assert {(row[3], row[4]) for row in rows} == {(each.label, each.label) for each in crowd}
+
+
 def test_every_metric_can_be_explored(events: list[UsageEvent]) -> None:
     for metric in summaries.METRIC_NAMES:
         found = summaries.explore(PERIODS[0], EVERYTHING, metric, "organization", step="month")
@@ -250,3 +366,11 @@ def test_pieces_cover_a_range_once(minutes_from: int) -> None:
         for (_, _, stop), (_, begin, _) in pairwise(found):
             assert stop == begin
         assert all(low % width == 0 and high % width == 0 and low < high for width, low, high in found)
+
+
+def test_the_minute_that_began_in_this_second_is_part_of_the_period() -> None:
+    begun = at("2026-05-04T12:30")
+    record([call(begun)])
+    hour = timedelta(hours=1)
+    assert summaries.totals(Period(begun - hour, begun + timedelta(milliseconds=700)), EVERYTHING).requests == 1
+    assert summaries.totals(Period(begun - hour, begun), EVERYTHING).requests == 0
