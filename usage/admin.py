@@ -252,17 +252,22 @@ def curl(record: RequestRecord) -> str:
 
 def choices_of(principal: Principal) -> dict[str, list[tuple[str, str]]]:
     """What the selects of the requests page offer: things this person may see."""
-    keys = principal.scope(VirtualKey.objects.order_by("name"))[:500]
     models = principal.scope(PublicModel.objects.order_by("name")).values_list("name", flat=True)[:500]
-    deployments = principal.scope(Deployment.objects.select_related("connection"))[:500]
-    organizations = principal.scope(Organization.objects.all())[:500]
-    teams = principal.scope(Team.objects.order_by("name"))[:500]
+    deployments = principal.scope(Deployment.objects.select_related("connection"))
+    named = {
+        "organizations": Organization.objects.all(),
+        "teams": Team.objects.order_by("name"),
+        "keys": VirtualKey.objects.order_by("name"),
+    }
     return {
-        "organizations": [(str(row.pk), row.name) for row in organizations],
-        "teams": [(str(row.pk), row.name) for row in teams],
-        "keys": [(str(row.pk), row.name) for row in keys],
+        **{
+            kind: [(str(pk), name) for pk, name in principal.scope(rows).values_list("pk", "name")[:500]]
+            for kind, rows in named.items()
+        },
         "models": [(name, name) for name in dict.fromkeys(models)],
-        "deployments": [(str(row.pk), str(row)) for row in deployments],
+        "deployments": [
+            (str(row.pk), str(row)) for row in deployments.only("upstream_model", "connection__name")[:500]
+        ],
     }
 
 

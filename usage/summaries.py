@@ -431,32 +431,102 @@ class Totals:
         return self.cached_tokens / self.input_tokens if self.input_tokens else None
 
 
+_TOTALS: dict[str, Any] = {
+    **_OUTCOMES,
+    **_TOKENS,
+    "n_spend": _sum("cost_nano"),
+    "n_unpriced": _sum("unpriced"),
+    **_counts("ttft"),
+}
+
+
+def totals(period: Period, filters: Filters) -> Totals:
+    return _totals(_grouped(period, filters, ["key_id"], _TOTALS))
+
+
+def _totals(by_key: Sequence[Mapping[str, Any]]) -> Totals:
+    found = {name: sum([row[name] or 0 for row in by_key]) for name in _TOTALS}
+    ttft = _histogram(found, "ttft")
+    return Totals(
+        **_plain(found),
+        active_keys=len(by_key),
+        ttft_p50=histogram.percentile(ttft, 0.5),
+        ttft_p95=histogram.percentile(ttft, 0.95),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    id: str
+    name: str
+    organization: str
+    team: str
+    spend: int
+    requests: int
+    failed: int
+    tokens: int
+
+
+_KEYS: dict[str, Any] = {
+    "n_name": Max("key"),
+    "n_organization": Max("organization"),
+    "n_team": Max("team"),
+    "n_spend": _sum("cost_nano"),
+    "n_requests": _OUTCOMES["n_requests"],
+    "n_failed": _OUTCOMES["n_failed"],
+    **_TOKENS,
+}
+
+
+def top_keys(period: Period, filters: Filters, limit: int = 10) -> list[KeyUsage]:
+    """The keys that spent most."""
+    return _top_keys(_grouped(period, filters, ["key_id"], _KEYS), limit)
+
+
+def _top_keys(by_key: Iterable[Mapping[str, Any]], limit: int) -> list[KeyUsage]:
+    rows = sorted(by_key, key=lambda row: (-row["n_spend"], -row["n_requests"], row["key_id"]))[:limit]
+    return [
+        KeyUsage(
+            id=row["key_id"],
+            name=row["n_name"],
+            organization=row["n_organization"],
+            team=row["n_team"],
+            spend=row["n_spend"],
+            requests=row["n_requests"],
+            failed=row["n_failed"],
+            tokens=row["n_input_tokens"] + row["n_output_tokens"],
+        )
+        for row in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    spend: int
+    requests: int
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
+    """keys: those that spent most."""
+
     now: Totals
-    before: Totals
+    before: Before
+    keys: list[KeyUsage]
 
     def change(self, name: str) -> float | None:
-        """How much an additive figure grew against the period before: 0.25 is a quarter more. None from nothing."""
+        """How much spend or requests grew against the period before: 0.25 is a quarter more. None from nothing."""
         before = getattr(self.before, name)
         return (getattr(self.now, name) - before) / before if before else None
 
 
-def overview(period: Period, filters: Filters) -> Overview:
-    return Overview(totals(period, filters), totals(period.before, filters))
-
-
-def totals(period: Period, filters: Filters) -> Totals:
-    sums = _OUTCOMES | _TOKENS | {"n_spend": _sum("cost_nano"), "n_unpriced": _sum("unpriced")} | _counts("ttft")
-    rows = _grouped(period, filters, ["key_id"], sums)
-    found = {name: sum(row[name] or 0 for row in rows) for name in sums}
-    ttft = _histogram(found, "ttft")
-    return Totals(
-        **_plain(found),
-        active_keys=len(rows),
-        ttft_p50=histogram.percentile(ttft, 0.5),
-        ttft_p95=histogram.percentile(ttft, 0.95),
-    )
+def overview(period: Period, filters: Filters, top: int = 10) -> Overview:
+    """The cards and the table of keys, in one question about each period."""
+    now = _grouped(period, filters, ["key_id"], _TOTALS | _KEYS)
+    sums = {name: _TOTALS[name] for name in ("n_spend", "n_requests")}
+    earlier = _grouped(period.before, filters, ["organization_id"], sums)
+    before = Before(**_plain({name: sum([row[name] for row in earlier]) for name in sums}))
+    return Overview(_totals(now), before, _top_keys(now, top))
 
 
 @dataclass(frozen=True, slots=True)
@@ -710,34 +780,6 @@ def outcomes(period: Period, filters: Filters, step: Step = "day") -> Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyUsage:
-    id: str
-    name: str
-    organization: str
-    team: str
-    spend: int
-    requests: int
-    failed: int
-    tokens: int
-
-
-def top_keys(period: Period, filters: Filters, limit: int = 10) -> list[KeyUsage]:
-    """The keys that spent most."""
-    sums = {
-        "n_name": Max("key"),
-        "n_organization": Max("organization"),
-        "n_team": Max("team"),
-        "n_spend": _sum("cost_nano"),
-        "n_requests": _OUTCOMES["n_requests"],
-        "n_failed": _OUTCOMES["n_failed"],
-        "n_tokens": _sum("prompt_tokens", "tool_use_tokens", "output_tokens", "thoughts_tokens"),
-    }
-    rows = _grouped(period, filters, ["key_id"], sums)
-    rows.sort(key=lambda row: (-row["n_spend"], -row["n_requests"], row["key_id"]))
-    return [KeyUsage(id=row["key_id"], **_plain(row)) for row in rows[:limit]]
-
-
-@dataclass(frozen=True, slots=True)
 class ErrorGroup:
     """Failed calls that look alike. last: the start of the latest bucket that has one."""
 
@@ -786,14 +828,10 @@ def _latest(groups: Sequence[Mapping[str, Any]], filters: Filters) -> dict[tuple
 
 @dataclass(frozen=True, slots=True)
 class DeploymentUsage:
-    """share: of all calls that reached a deployment in the period. Times in milliseconds.
-
-    last_ok, last_failed: the start of the latest roll-up with one: to the day in long periods, else the quarter.
-    """
+    """share: of all calls that reached a deployment in the period. total_p95: milliseconds."""
 
     id: str
     name: str
-    backend: str
     spend: int
     requests: int
     ok: int
@@ -801,12 +839,7 @@ class DeploymentUsage:
     cancelled: int
     failed: int
     share: float
-    ttft_p50: float | None
-    ttft_p95: float | None
-    total_p50: float | None
     total_p95: float | None
-    last_ok: datetime | None
-    last_failed: datetime | None
 
     @property
     def error_rate(self) -> float | None:
@@ -816,33 +849,19 @@ class DeploymentUsage:
 
 def deployments(period: Period, filters: Filters) -> list[DeploymentUsage]:
     """Every deployment that was reached in the period, the busiest first."""
-    sums = {
-        **_OUTCOMES,
-        "n_name": Max("deployment"),
-        "n_backend": Max("backend"),
-        "n_spend": _sum("cost_nano"),
-        "n_last_ok": Max("start", filter=OK),
-        "n_last_failed": Max("start", filter=FAILED),
-        **_counts("ttft"),
-        **_counts("total"),
-    }
+    sums = {**_OUTCOMES, "n_name": Max("deployment"), "n_spend": _sum("cost_nano"), **_counts("total")}
     rows = _grouped(period, filters, ["deployment_id"], sums, where=~Q(deployment_id=""))
     rows.sort(key=lambda row: (-row["n_requests"], row["deployment_id"]))
     calls = sum(row["n_requests"] for row in rows) or 1
-    return [_deployment(row, row["n_requests"] / calls) for row in rows]
-
-
-def _deployment(row: Mapping[str, Any], share: float) -> DeploymentUsage:
-    ttft, total = _histogram(row, "ttft"), _histogram(row, "total")
-    return DeploymentUsage(
-        id=row["deployment_id"],
-        share=share,
-        ttft_p50=histogram.percentile(ttft, 0.5),
-        ttft_p95=histogram.percentile(ttft, 0.95),
-        total_p50=histogram.percentile(total, 0.5),
-        total_p95=histogram.percentile(total, 0.95),
-        **_plain(row),
-    )
+    return [
+        DeploymentUsage(
+            id=row["deployment_id"],
+            share=row["n_requests"] / calls,
+            total_p95=histogram.percentile(_histogram(row, "total"), 0.95),
+            **_plain(row),
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,14 @@ from routing.models import Connection, Deployment
 from usage import figures, summaries
 from usage.admin import choices_of
 from usage.models import LimitEvent, RequestRecord
-from usage.summaries import Filters, Overview, Period, Step
+from usage.summaries import Filters, KeyUsage, Overview, Period, Step
 
 SPLITS = {"model": "model", "team": "team", "key": "key", "deployment": "deployment"}  # of the spend chart
 BEFORE = {"1h": "the hour before", "24h": "the day before", "7d": "the 7 days before", "30d": "the 30 days before"}
 REFRESHES = [("", "off"), ("10", "10 s"), ("60", "60 s")]
 LATEST = 1000  # calls whose words are read for the table of errors
 MOST_LIMITS, SHOWN = 100, 6
+TOP_KEYS = 8
 
 
 def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
@@ -34,7 +35,8 @@ def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
     split = split if split in SPLITS else "model"
     refresh = request.GET.get("refresh", "") if request.GET.get("refresh") in dict(REFRESHES) else ""
     state = {"split": "" if split == "model" else split, "refresh": refresh}
-    overview = summaries.overview(found.period, filters)
+    overview = summaries.overview(found.period, filters, top=TOP_KEYS)
+    sees_deployments = principal.may("view", Deployment)
     context |= {
         "title": "Overview",
         "asked": found,
@@ -58,10 +60,10 @@ def page(request: HttpRequest, context: dict[str, Any]) -> TemplateResponse:
         "called": bool(overview.now.requests),
         "charts": charts(found, filters, split),
         "explorer": f"{reverse('admin:explorer')}?{found.query(group=split)}",
-        "top_keys": top_keys(found, filters),
+        "top_keys": top_keys(found, overview.keys),
         "errors": errors(found, filters, principal),
-        "deployments": deployments(found, filters, principal),
-        "sees_deployments": principal.may("view", Deployment),
+        "deployments": deployments(found, filters, principal) if sees_deployments else [],
+        "sees_deployments": sees_deployments,
         "budgets": near(principal),
         "steps": first_steps(principal, called=bool(overview.now.requests)),
     }
@@ -147,9 +149,8 @@ def whole(period: Period, step: Step) -> Period:
     return Period(steps[1] if cut else period.start, period.end, period.zone)
 
 
-def top_keys(found: Asked, filters: Filters) -> list[dict[str, Any]]:
+def top_keys(found: Asked, rows: Sequence[KeyUsage]) -> list[dict[str, Any]]:
     """With the budget that is closest to its end, of those the key has itself."""
-    rows = summaries.top_keys(found.period, filters, limit=8)
     known = {row.id: key_id for row in rows if (key_id := key_choice.parsed(row.id))}
     own = Limit.objects.filter(key__in=known.values(), metric=Limit.Metric.SPEND)
     spent = {each.id: each for each in budgets.standings(own)} if rows else {}
@@ -197,10 +198,14 @@ def errors(found: Asked, filters: Filters, principal: Principal) -> list[dict[st
 
 def latest_words(principal: Principal) -> dict[tuple[str, str, str], str]:
     """(status, model, deployment id): what the latest call that ended so was told."""
-    latest = principal.scope(RequestRecord.objects.order_by("-pk")).values("pk")[:LATEST]
-    failed = RequestRecord.objects.filter(pk__in=list(latest.values_list("pk", flat=True)), http_status__gte=400)
-    rows = failed.order_by("pk").values_list("status", "model", "deployment_id", "error")
-    return {(status, model, deployment): key_page.plain(error) for status, model, deployment, error in rows if error}
+    latest = principal.scope(RequestRecord.objects.order_by("-pk"))
+    found: dict[tuple[str, str, str], str] = {}
+    for http_status, error, *group in latest.values_list("http_status", "error", "status", "model", "deployment_id")[
+        :LATEST
+    ]:
+        if error and http_status >= 400:
+            found.setdefault((group[0], group[1], group[2]), error)
+    return {group: key_page.plain(error) for group, error in found.items()}
 
 
 def deployments(found: Asked, filters: Filters, principal: Principal) -> list[dict[str, Any]]:
