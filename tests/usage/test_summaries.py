@@ -157,15 +157,20 @@ def test_what_is_not_among_the_top_is_other_and_nothing_is_lost(events: list[Usa
         assert sum(value or 0 for value in entry.values) == entry.value
 
 
+NOW = datetime.now(UTC).replace(microsecond=0)
+LATELY = Period(NOW.replace(hour=0, minute=0, second=0) - timedelta(days=79), NOW)
+MINE = Filters(organizations=["org-1"])
+
+
 @pytest.fixture
 def crowd(db: None) -> list[UsageEvent]:
-    """51 keys over 80 days, each a little busier than the next, and the busiest key of all with a stranger."""
+    """51 keys up to now, days that are over and the last hour, and the busiest key of all with a stranger."""
     chance = random.Random(11)
 
     def calls(number: int, count: int, **given: object) -> list[UsageEvent]:
         return [
             call(
-                at("2026-08-01T00:00") + timedelta(seconds=chance.randrange(80 * DAY)),
+                NOW - timedelta(seconds=chance.randrange(1, chance.choice([3_600, 79 * DAY]))),
                 key_id=f"key-{number:02}",
                 key=f"key {number:02}",
                 label=f"user-{chance.randrange(3 + number % 4)}",
@@ -185,29 +190,26 @@ def crowd(db: None) -> list[UsageEvent]:
     return mine
 
 
-MINE = Filters(organizations=["org-1"])
-AUTUMN = Period(at("2026-08-01T00:00"), at("2026-10-20T00:00"))
+def test_top_fifty_and_other_make_the_total(crowd: list[UsageEvent]) -> None:
+    for metric, subgroup in product(sorted(summaries.ADDITIVE), [None, "label"]):
+        assert_adds_up(crowd, metric, summaries.explore(LATELY, MINE, metric, "key", subgroup, top=50))
 
 
-@pytest.mark.parametrize("metric", sorted(summaries.ADDITIVE))
-@pytest.mark.parametrize("subgroup", [None, "label"])
-def test_top_fifty_and_other_make_the_total(crowd: list[UsageEvent], metric: str, subgroup: str | None) -> None:
+def assert_adds_up(crowd: list[UsageEvent], metric: str, found: summaries.Exploration) -> None:
     by_hand: dict[str, int] = {}
     for each in crowd:
         by_hand[each.key_id] = by_hand.get(each.key_id, 0) + amount(each, metric)
-    found = summaries.explore(AUTUMN, MINE, metric, "key", subgroup, top=50)
-    assert found.total == sum(by_hand.values()) > 0
-    assert len(found.entries) == 51
+    assert found.total == sum(by_hand.values()) > 0, metric
+    assert len(found.entries) == 51, metric
     other = found.entries[-1]
-    assert (other.id, other.name, other.value) == ("", "Other", min(by_hand.values())), "the 51st alone"
-    assert [entry.value for entry in found.entries[:-1]] == sorted(by_hand.values(), reverse=True)[:50]
+    assert (other.id, other.name, other.value) == ("", "Other", min(by_hand.values())), f"{metric}: the 51st alone"
+    assert [entry.value for entry in found.entries[:-1]] == sorted(by_hand.values(), reverse=True)[:50], metric
     for entry in found.entries:
-        assert entry.id == "" or entry.value == by_hand[entry.id]
-        assert sum(value or 0 for value in entry.values) == entry.value
-        assert not subgroup or sum(part.value or 0 for part in entry.parts) == entry.value
+        assert entry.id == "" or entry.value == by_hand[entry.id], metric
+        assert sum(value or 0 for value in entry.values) == entry.value, metric
+        assert not entry.parts or sum(part.value or 0 for part in entry.parts) == entry.value, metric
     by_step = [sum(value or 0 for value in values) for values in zip(*[e.values for e in found.entries], strict=True)]
-    alone = summaries.series(AUTUMN, MINE, metric)
-    assert by_step == alone.lines[0].values
+    assert by_step == summaries.series(LATELY, MINE, metric).lines[0].values, metric
 
 
 def amount(each: UsageEvent, metric: str) -> int:
@@ -229,21 +231,21 @@ def amount(each: UsageEvent, metric: str) -> int:
     return {"cached_tokens": tokens.cached, "thoughts_tokens": tokens.thoughts}[metric]
 
 
-@pytest.mark.parametrize("metric", sorted(set(summaries.METRIC_NAMES) - summaries.ADDITIVE))
-def test_other_is_what_its_groups_would_say_together(crowd: list[UsageEvent], metric: str) -> None:
+def test_other_is_what_its_groups_would_say_together(crowd: list[UsageEvent]) -> None:
     """Averages and percentiles cannot be added up: Other's is that of the calls of its keys, in total and by step."""
-    found = summaries.explore(AUTUMN, MINE, metric, "key", step="month", top=40)
-    assert found.total == summaries.explore(AUTUMN, MINE, metric, "organization", step="month").total
-    kept = {entry.id for entry in found.entries[:-1]}
-    assert len(kept) == 40
-    others = Filters(organizations=["org-1"], keys=sorted({each.key_id for each in crowd} - kept))
-    alone = summaries.explore(AUTUMN, others, metric, "organization", step="month").entries[0]
-    assert (found.entries[-1].name, found.entries[-1].value) == ("Other", alone.value)
-    assert found.entries[-1].values == alone.values
+    for metric in sorted(set(summaries.METRIC_NAMES) - summaries.ADDITIVE):
+        found = summaries.explore(LATELY, MINE, metric, "key", step="month", top=40)
+        assert found.total == summaries.explore(LATELY, MINE, metric, "organization", step="month").total, metric
+        kept = {entry.id for entry in found.entries[:-1]}
+        assert len(kept) == 40, metric
+        others = Filters(organizations=["org-1"], keys=sorted({each.key_id for each in crowd} - kept))
+        alone = summaries.explore(LATELY, others, metric, "organization", step="month").entries[0]
+        assert (found.entries[-1].name, found.entries[-1].value) == ("Other", alone.value), metric
+        assert found.entries[-1].values == alone.values, metric
 
 
 def test_parts_beyond_the_top_are_other_in_each_group_and_in_other(crowd: list[UsageEvent]) -> None:
-    found = summaries.explore(AUTUMN, MINE, "requests", "key", "label", top=2)
+    found = summaries.explore(LATELY, MINE, "requests", "key", "label", top=2)
     by_hand: dict[tuple[str, str], int] = {}
     kept = {entry.id for entry in found.entries[:2]}
     for each in crowd:
@@ -259,15 +261,15 @@ def test_parts_beyond_the_top_are_other_in_each_group_and_in_other(crowd: list[U
 
 
 def test_a_series_tells_the_same_others(crowd: list[UsageEvent]) -> None:
-    lines = summaries.series(AUTUMN, MINE, "requests", by="key", top=50).lines
+    lines = summaries.series(LATELY, MINE, "requests", by="key", top=50).lines
     assert len(lines) == 51
     assert lines[-1].name == "Other"
     assert sum(line.total or 0 for line in lines) == len(crowd)
-    assert summaries.series(AUTUMN, Filters(organizations=[]), "requests", by="key").lines == []
+    assert summaries.series(LATELY, Filters(organizations=[]), "requests", by="key").lines == []
 
 
 def test_an_export_tells_every_group(crowd: list[UsageEvent]) -> None:
-    rows = list(summaries.each(AUTUMN, MINE, "spend", ["key", "label"], "month"))
+    rows = list(summaries.each(LATELY, MINE, "spend", ["key", "label"], "month"))
     assert sum(row[-1] for row in rows) == sum(each.cost_nano or 0 for each in crowd)
     assert {(row[1], row[2]) for row in rows} == {(each.key_id, each.key) for each in crowd}
     assert {(row[3], row[4]) for row in rows} == {(each.label, each.label) for each in crowd}
