@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.http import QueryDict
-from django.urls import reverse
+from django.urls import get_script_prefix, reverse
 from django.utils import timezone
 
 from keys.principal import Principal
@@ -64,7 +65,13 @@ class Asked:
             "to": (end or self.period.end).astimezone(UTC).isoformat(timespec="milliseconds"),
         }
         query = urlencode({**self.values, **{name: value or NONE for name, value in (more or {}).items()}, **span})
-        return f"{reverse('admin:usage_requestrecord_changelist')}?{query}"
+        return f"{_requests_page(get_script_prefix())}?{query}"
+
+
+@cache
+def _requests_page(prefix: str) -> str:
+    """A page has hundreds of links to it: looked up once for each place the site is served at."""
+    return reverse("admin:usage_requestrecord_changelist")
 
 
 def read(given: QueryDict, zone: ZoneInfo) -> Asked:
