@@ -677,13 +677,18 @@ def _add(total: _Amount, more: _Amount) -> None:
 
 def _whole(values: Iterable[_Amount], metric: str) -> _Amount:
     amounts = list(values)
-    counts = histogram.merge([each.counts for each in amounts]) if metric in PERCENTILES else []
-    return _Amount(metric, sum(each.value for each in amounts), sum(each.of for each in amounts), counts)
+    if metric in PERCENTILES:
+        return _Amount(metric, counts=histogram.merge([each.counts for each in amounts]))
+    of = sum([each.of for each in amounts]) if metric not in ADDITIVE else 0
+    return _Amount(metric, sum([each.value for each in amounts]), of)
 
 
 def _line(named: Named, values: Mapping[float, _Amount], metric: str, starts: Sequence[float]) -> Line:
-    none: float | None = 0 if metric in ADDITIVE else None
-    read = [values[at].read() if at in values else none for at in starts]
+    if metric in ADDITIVE:
+        none = _Amount(metric)
+        read: list[float | None] = [values.get(at, none).value for at in starts]
+    else:
+        read = [values[at].read() if at in values else None for at in starts]
     return Line(named[0], named[1], read, _whole(values.values(), metric).read())
 
 
