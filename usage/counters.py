@@ -44,6 +44,8 @@ AT_ONCE: Final = 8  # organizations
 # Seconds: when counters are compared after Redis came back or a process died. Other processes find Redis up to two
 # seconds later than this one, and tell it then what ended meanwhile.
 AFTER_DOUBT: Final = (3.0, 10.0, 60.0)
+ALL_TOLD: Final = 10.0  # seconds after Redis's return until everything that waited anywhere has been told
+ADOPTED: Final = 60.0  # seconds: what a dead process left in its spool has been adopted, if anybody does
 EVERY: Final = 3_600.0  # seconds: when they are compared without any doubt
 SLACK: Final = 60.0  # seconds that a call's id may be older than its start
 
@@ -192,19 +194,26 @@ class Reconciling:
     def __init__(self) -> None:
         self.mended = 0  # counters, since the start
         self._due: list[float] = []
+        self._certain = 0.0  # when the ledger will know all that counters know
         self._wake = asyncio.Event()  # binds itself to the loop that waits for it
         self._rounds = Background("limits.reconciling", self._round)
 
-    def doubt(self) -> None:
-        """Counters may differ from the ledger: look soon, and again when late news has arrived."""
+    def doubt(self, died: bool) -> None:
+        """Counters may differ from the ledger: look soon, and again when late news has arrived. Too much in a counter is
+        believed later than too little, and later still when a process died, for the ledger may hear of its calls yet."""
         now = time.monotonic()
+        self._certain = max(self._certain, now + (ADOPTED if died else ALL_TOLD))
         self._due = [now + delay for delay in AFTER_DOUBT]
         self._wake.set()
+
+    def certain(self, now: float) -> bool:
+        """Whether what counters have beyond the ledger is too much, and not just news to it. now: `time.monotonic()`."""
+        return now >= self._certain and not ledger.failures
 
     async def open(self) -> None:
         seeding.use(rebuild)
         limits.current().on_doubt = self.doubt
-        self.doubt()  # the process before us may have left calls that only its spool knows
+        self.doubt(died=True)  # the process before us may have left calls that only its spool knows
         await self._rounds.open()
 
     async def close(self) -> None:
@@ -219,7 +228,7 @@ class Reconciling:
             return
         self._due = self._due[1:]
         with contextlib.suppress(StoreDown):  # its return raises doubt again
-            await self._mend(only_upwards=bool(self._due) or ledger.failures > 0)
+            await self._mend(only_upwards=not self.certain(time.monotonic()))
 
     async def _mend(self, *, only_upwards: bool) -> None:
         waiting = iter(await asyncio.to_thread(reading.limited))

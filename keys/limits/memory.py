@@ -86,7 +86,7 @@ class MemoryLimiter:
 
     def __init__(self) -> None:
         self.touched = Touched()
-        self.on_doubt: Callable[[], None] = lambda: None  # never: nobody else counts here
+        self.on_doubt: Callable[[bool], None] = lambda died: None  # never: nobody else counts here
         self._plans = Plans()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._begun: set[str] = set()

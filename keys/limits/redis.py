@@ -90,7 +90,8 @@ class RedisLimiter:
         self.touched = Touched()
         self.process = secrets.token_hex(6)
         self.reaped = 0  # leases of dead processes that this one gave back or charged
-        self.on_doubt: Callable[[], None] = lambda: None  # counters may differ from the ledger: reconcile soon
+        # Counters may differ from the ledger: reconcile soon. Told whether a process died, whose last calls the ledger lacks.
+        self.on_doubt: Callable[[bool], None] = lambda died: None
         self._store = store
         self._ready = True  # Redis knows everything of ours that it has to know
         self._lease_ms = round(lease * 1000)
@@ -349,13 +350,12 @@ class RedisLimiter:
             log.exception("Not everything could be told to Redis: `manage.py reconcile --repair` mends it.")
         self._ready = self._store.available
         self._share.forget()
-        self.on_doubt()
+        self.on_doubt(False)
 
     async def _flush(self) -> None:
-        """Send what waited; what cannot be sent waits on."""
-        waiting, self._waiting = list(self._waiting), deque()
-        for start in range(0, len(waiting), BUNDLE):
-            bundle = waiting[start : start + BUNDLE]
+        """Send what waited, until Redis has all of it or is away again. Sent twice it does no harm."""
+        while self._waiting and self._store.available:
+            bundle = [self._waiting.popleft() for _ in range(min(BUNDLE, len(self._waiting)))]
             answers = await asyncio.gather(
                 *(self._store.run(script, [leases(organization)], args) for script, organization, args in bundle),
                 return_exceptions=True,
@@ -395,7 +395,7 @@ class RedisLimiter:
         if touched:
             self.reaped += touched
             log.warning("%d holds of %d processes that died were given back or charged.", touched, len(dead))
-            self.on_doubt()
+            self.on_doubt(True)
 
 
 class Full(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from keys.limits import scripts
 from keys.limits.base import LimitReached, LimitsUnavailable, Used
 from keys.limits.redis import RedisLimiter
 from lib.store import Store
@@ -48,7 +49,7 @@ class Doubts:
         self.count = 0
         limiter.on_doubt = self._more
 
-    def _more(self) -> None:
+    def _more(self, died: bool) -> None:
         self.count += 1
 
 
@@ -145,6 +146,16 @@ async def test_redis_that_stood_still_has_everything_right_afterwards(
         valkey.resume()
     await until(lambda: doubts.count > 0)
     assert await usage(limiter, key, now) == [(4 + len(during) - 1, 0), (0, 0)]
+
+
+async def test_what_redis_was_too_slow_for_as_it_came_back_is_said_again(store: Store, limiter: RedisLimiter) -> None:
+    key, now = key_with(rule("spend", "month", 100)), time.time()
+    hold = await admit(limiter, key, now, spend=10)
+    limiter._waiting.append((scripts.SETTLE, key.organization_id, (hold.call_id, 1, 0, 4)))
+    assert await store.execute("CLIENT", "PAUSE", 80, "ALL")  # longer than it has time for one answer
+    await limiter._flush()
+    assert store.failures, "the first try found it too slow"
+    assert await usage(limiter, key, now) == [(4, 0)]
 
 
 async def test_what_passed_in_a_window_before_and_during_an_outage_counts_after_it(

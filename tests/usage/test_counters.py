@@ -184,6 +184,15 @@ def test_what_a_counter_lacks_is_found_also_while_calls_go_on(organization: Orga
     run(compare())
 
 
+def test_counters_are_lowered_when_all_has_been_told_and_later_after_a_death() -> None:
+    returned, died, now = counters.Reconciling(), counters.Reconciling(), time.monotonic()
+    returned.doubt(died=False)
+    died.doubt(died=True)
+    died.doubt(died=False)  # a return does not hasten it
+    assert [returned.certain(now + seconds) for seconds in (5, 12, 70)] == [False, True, True]
+    assert [died.certain(now + seconds) for seconds in (5, 12, 70)] == [False, False, True]
+
+
 def test_the_command_says_why_there_is_nothing_to_reconcile_without_redis(settings: Any) -> None:
     settings.REDIS_URL = ""
     with pytest.raises(Exception, match="restart it to reconcile"):
