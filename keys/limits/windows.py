@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
-from math import inf
+from math import floor, inf
 from typing import Final
 from zlib import crc32
 from zoneinfo import ZoneInfo
@@ -48,7 +48,7 @@ def span(period: Period, at: float, time_zone: str) -> Span:
     if period not in ("day", "week", "month"):
         return FOR_GOOD
     zone = zone_of(time_zone)
-    day = datetime.fromtimestamp(at, zone).date()
+    day = datetime.fromtimestamp(floor(at), zone).date()  # it rounds, and days begin with whole seconds
     if period == "day":
         return _span(day.isoformat(), day, day + timedelta(days=1), zone)
     if period == "week":

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keys.limits.base import Ask
@@ -24,6 +24,7 @@ ZONES = [
     zone=st.sampled_from(ZONES),
     period=st.sampled_from(["day", "week", "month"]),
 )
+@example(at=2051222399.9999998, zone="UTC", period="day")  # less than a microsecond before midnight
 def test_every_moment_lies_in_exactly_one_period_and_periods_follow_each_other(
     at: float, zone: str, period: str
 ) -> None:
