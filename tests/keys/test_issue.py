@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
-from keys import issue, lookup, secrets
-from keys.context import Caller
+from keys import issue, lookup, reading, secrets
+from keys.context import Caller, KeyContext
 from keys.issue import IssueError
+from keys.limits.base import Used
+from keys.limits.memory import MemoryLimiter
 from keys.models import AuditEvent, KeySecret, Organization, Team, VirtualKey
-from tests.factories import make_organization, make_team
+from tests.factories import make_limit, make_organization, make_team
 from tests.keys.asking import ask
+from tests.keys.limiting import admit, usage
 
 # A look-up reads in a thread of its own, so it sees only what is committed.
 COMMITTED = pytest.mark.django_db(transaction=True)
@@ -107,6 +111,33 @@ def test_a_rotated_key_goes_on_under_both_secrets_until_the_grace_ends(organizat
     lookup.invalidate(str(key.pk))
     assert ask(old).problem == "expired"
     assert ask(new).context is not None
+
+
+async def _used_beside(context: KeyContext, others: KeyContext) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """What one context's call used of the limits, as each of the two sees it."""
+    limiter = MemoryLimiter()
+    limiter.settle(await admit(limiter, context, tokens=5, spend=7), Used(5, 7))
+    return await usage(limiter, context), await usage(limiter, others)
+
+
+def test_another_name_and_another_secret_leave_spend_and_windows_alone(organization: Organization) -> None:
+    key, old = issue.issue(organization=organization, name="ci")
+    make_limit(key, "spend", 50, period="month")
+    make_limit(key, "requests", 5, period="minute")
+    before = reading.contexts([secrets.fingerprint(old)])[secrets.fingerprint(old)]
+    key.name = "build"
+    key.save()
+    new = secrets.fingerprint(issue.rotate(key, timedelta(0)))
+    after = reading.contexts([new])[new]
+    assert isinstance(before, KeyContext)
+    assert isinstance(after, KeyContext)
+    assert (before.key_name, after.key_name) == ("ci", "build")
+    assert asyncio.run(_used_beside(before, after)) == ([(7, 0), (1, 0)], [(7, 0), (1, 0)])
+    other, secret = issue.issue(organization=organization, name="other")
+    make_limit(other, "spend", 50, period="month")
+    foreign = reading.contexts([secrets.fingerprint(secret)])[secrets.fingerprint(secret)]
+    assert isinstance(foreign, KeyContext)
+    assert asyncio.run(_used_beside(before, foreign))[1] == [(0, 0)], "another key's is not touched"
 
 
 def test_a_rotation_never_gives_an_older_secret_more_time(organization: Organization) -> None:
