@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
+from operator import mul
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -63,33 +64,13 @@ def classes(tokens: Tokens) -> Classes:
     return Classes(text, tokens.cached, tokens.cache_write, visible, tokens.thoughts, audio, image, spoken, drawn)
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Femto-dollars per token, by class (as Classes)."""
+class Rates(Classes):
+    """Femto-dollars per token, by the same classes."""
 
-    input: int
-    cached: int
-    cache_write: int
-    output: int
-    thoughts: int
-    audio_input: int
-    image_input: int
-    audio_output: int
-    image_output: int
+    __slots__ = ()
 
     def femto(self, tokens: Tokens) -> int:
-        text, cached, written, output, thoughts, audio, image, spoken, drawn = classes(tokens)
-        return (
-            text * self.input
-            + cached * self.cached
-            + written * self.cache_write
-            + output * self.output
-            + thoughts * self.thoughts
-            + audio * self.audio_input
-            + image * self.image_input
-            + spoken * self.audio_output
-            + drawn * self.image_output
-        )
+        return sum(map(mul, classes(tokens), self))
 
     @property
     def dearest_input(self) -> int:
