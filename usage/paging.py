@@ -1,7 +1,7 @@
 """A page of the request log: by keyset, without counting, and in bounded time.
 
 Where filters fit few calls, a database would read all of the range to fill a page. So it is asked for one window of time
-after the other, each as wide as the one before it was quick, and when the time is over the page ends with what was found
+after the other, each twice as wide as one that was quick, and when the time is over the page ends with what was found
 and tells how far it looked.
 """
 
@@ -75,7 +75,7 @@ def _look(
         rows += window.order_by(order)[: PAGE + 1 - len(rows)]
         at = edge
         took = time.monotonic() - asked
-        width = width * 4 if took < budget / 10 else width / 2 if took > budget / 2 else width
+        width = width * 2 if took < budget / 10 else width / 2 if took > budget / 2 else width
         if time.monotonic() - begin > budget and at != until and len(rows) <= PAGE:
             return rows, at
     return rows, None
