@@ -344,7 +344,7 @@ def write(event: LimitEvent) -> Letter | None:
         return Letter(payload, subject, text, mails, organization.alert_webhook_url, secret)
 
 
-def test_letter(organization: Organization) -> Letter:
+def trial_letter(organization: Organization) -> Letter:
     """An alert that says it is a test. Raises CredentialError."""
     payload = {
         "id": secrets.token_hex(16),

@@ -131,7 +131,7 @@ def try_it(request: HttpRequest, organization: Organization) -> None:
         messages.error(request, f"{TESTS_AN_HOUR} tests an hour are enough. Go on later.")
     else:
         try:
-            async_to_sync(alerts.alerts.test)(alerts.test_letter(organization))
+            async_to_sync(alerts.alerts.test)(alerts.trial_letter(organization))
         except (alerts.NotTold, CredentialError) as error:
             messages.error(request, f"The test alert was not heard. {error}")
         else:

@@ -361,9 +361,11 @@ async def test_a_ledger_that_cannot_tell_does_not_stop_calls(limiter: Limiter) -
     async def broken(organization_id: str, asked: Any) -> list[int]:
         raise OSError("the database is gone")
 
+    key = key_with(rule("spend", "month", 100))
     seeding.use(broken)
     try:
-        await admit(limiter, key_with(rule("spend", "month", 100)), spend=10)
+        await admit(limiter, key, spend=10)
+        assert await usage(limiter, key) == [(0, 10)]
     finally:
         seeding.use(None)
 
