@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
 
-import httpx2
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import transaction
@@ -15,6 +13,7 @@ from playwright.async_api import Browser, expect
 
 from keys import audit, notices
 from keys.models import Membership
+from tests.browser.calling import call
 from tests.browser.conftest import visitor
 from tests.factories import IssuedKey, make_connection, make_key, make_limit, make_model, make_person
 from tests.proxy_site.admin_world import World, make_bucket, make_record, make_world
@@ -22,7 +21,6 @@ from tests.proxy_site.test_console_strangers_words import PAYLOADS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-ASKED = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
 PAGES = (
     "/admin/usage/explorer/",
     "/admin/usage/explorer/?range=24h&metric=p95_ms&group=key&subgroup=status",
@@ -64,17 +62,6 @@ def answering(world: World, upstream: Callable[[str], Any]) -> IssuedKey:
     return make_key(world.acme.organization, "caller")
 
 
-async def called(site: str, key: IssuedKey) -> int:
-    """One call, once the server has heard of the model."""
-    async with httpx2.AsyncClient() as client:
-        for _ in range(50):
-            answer = await client.post(f"{site}/v1beta/models/hello:generateContent", json=ASKED, headers=key.headers)
-            if answer.status_code != 404:
-                break
-            await asyncio.sleep(0.1)  # the notice is on its way to another process
-    return answer.status_code
-
-
 async def test_no_page_complains_overflows_or_calls_outside(world: World, site: str, browser: Browser) -> None:
     guest = await visitor(browser, site)
     await guest.sign_in("root@example.org")
@@ -89,7 +76,7 @@ async def test_no_page_complains_overflows_or_calls_outside(world: World, site: 
 async def test_the_playground_streams_an_answer_and_names_its_record(
     world: World, answering: IssuedKey, site: str, browser: Browser
 ) -> None:
-    await called(site, answering)
+    await call(site, answering.secret)
     guest = await visitor(browser, site)
     await guest.sign_in("root@example.org")
     page = guest.page
@@ -114,7 +101,7 @@ async def test_who_holds_a_key_sees_its_first_request_arrive_and_nothing_of_othe
     await guest.open("/admin/my-keys/")
     await guest.page.click("text=notebook")
     await expect(guest.page.get_by_text("Waiting for the first request")).to_be_visible()
-    assert await called(site, mine) == 200
+    assert await call(site, mine.secret) == 200
     await expect(guest.page.get_by_text("200 OK: hello")).to_be_visible(timeout=10_000)
     troubles = list(guest.troubles)
     answer = await guest.page.goto(f"{site}/admin/keys/virtualkey/{world.globex.rows['keys.virtualkey'].pk}/page/")
@@ -126,7 +113,7 @@ async def test_who_holds_a_key_sees_its_first_request_arrive_and_nothing_of_othe
 async def test_health_refreshes_itself_and_drains(
     world: World, answering: IssuedKey, site: str, browser: Browser
 ) -> None:
-    assert await called(site, answering) == 200
+    assert await call(site, answering.secret) == 200
     guest = await visitor(browser, site)
     await guest.sign_in("root@example.org")
     await guest.open("/admin/health/?model=hello")

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
 
-import httpx2
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from keys.models import User
+from tests.browser.calling import call
 from tests.browser.conftest import Visitor, visitor
 from tests.factories import make_platform_admin
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 SECRET = re.compile(r"gate_[0-9A-Za-z]{46}")
-ASKED = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
 
 
 @pytest.fixture
 def administrator(transactional_db: None) -> User:
     return make_platform_admin()
-
-
-async def call(site: str, secret: str, *, until: int = 200) -> int:
-    """The status of a call with this secret; asked again while the server has not heard of the latest change."""
-    async with httpx2.AsyncClient() as client:
-        for _ in range(50):
-            address = f"{site}/v1beta/models/hello:generateContent"
-            answer = await client.post(address, json=ASKED, headers={"x-goog-api-key": secret})
-            if answer.status_code == until:
-                break
-            await asyncio.sleep(0.1)  # the notice is on its way to another process
-    return answer.status_code
 
 
 async def save(page: Page) -> None:
