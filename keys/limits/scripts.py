@@ -24,7 +24,8 @@ KEEP_WINDOW_MS = 86_400_000
 _COMMON = """
 local prefix = string.sub(KEYS[1], 1, -7)
 
-local function text(number) return string.format('%.0f', number) end
+-- A zero that was negated is "-0", which Redis takes for no number; adding 0 makes it "0".
+local function text(number) return string.format('%.0f', number + 0) end
 
 local function read(plan, tokens, spend)
     local asks = {r = 1, c = 1, t = tonumber(tokens), s = tonumber(spend)}

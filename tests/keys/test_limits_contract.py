@@ -370,6 +370,19 @@ async def test_a_ledger_that_cannot_tell_does_not_stop_calls(limiter: Limiter) -
         seeding.use(None)
 
 
+@pytest.mark.parametrize("metric", ["requests", "tokens", "spend"])
+@pytest.mark.parametrize("ends", ["settle", "release"])
+async def test_a_window_leaves_calls_behind_of_which_nothing_is_held_or_used(
+    limiter: Limiter, metric: str, ends: str
+) -> None:
+    key = key_with(rule(metric, "minute", 100))
+    hold = await admit(limiter, key, tokens=50, spend=50)
+    limiter.settle(hold, Used(0, 0)) if ends == "settle" else limiter.release(hold)
+    for later in (70, 140):
+        limiter.release(await admit(limiter, key, NOON + later, tokens=100, spend=100))
+        assert await usage(limiter, key, NOON + later) == [(0, 0)]
+
+
 async def test_a_counter_can_be_corrected(limiter: Limiter) -> None:
     key = key_with(rule("spend", "month", 100), rule("requests", "hour", 10))
     limiter.settle(await admit(limiter, key, spend=50), Used(0, 50))
