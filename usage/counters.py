@@ -43,7 +43,7 @@ ON_ITS_WAY: Final = 0.1  # seconds that a settlement may take when the ledger wa
 AT_ONCE: Final = 8  # organizations
 # Seconds: when counters are compared after Redis came back or a process died. Other processes find Redis up to two
 # seconds later than this one, and tell it then what ended meanwhile.
-AFTER_DOUBT: Final = (3.0, 10.0, 60.0)
+AFTER_DOUBT: Final = (3.0, 12.0, 62.0)
 ALL_TOLD: Final = 10.0  # seconds after Redis's return until everything that waited anywhere has been told
 ADOPTED: Final = 60.0  # seconds: what a dead process left in its spool has been adopted, if anybody does
 EVERY: Final = 3_600.0  # seconds: when they are compared without any doubt

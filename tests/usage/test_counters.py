@@ -191,6 +191,9 @@ def test_counters_are_lowered_when_all_has_been_told_and_later_after_a_death() -
     died.doubt(died=False)  # a return does not hasten it
     assert [returned.certain(now + seconds) for seconds in (5, 12, 70)] == [False, True, True]
     assert [died.certain(now + seconds) for seconds in (5, 12, 70)] == [False, False, True]
+    early = 0.1  # seconds; a timer may ring before its time
+    assert [returned.certain(now + due - early) for due in counters.AFTER_DOUBT] == [False, True, True]
+    assert [died.certain(now + due - early) for due in counters.AFTER_DOUBT] == [False, False, True]
 
 
 def test_the_command_says_why_there_is_nothing_to_reconcile_without_redis(settings: Any) -> None:
