@@ -105,7 +105,7 @@ async def pieces(
     frames: upstream.Stream, memory: StreamTranslator, flight: Flight, attempt: Attempt, reading: Reading
 ) -> AsyncIterator[bytes]:
     """Payloads as they come; where an empty answer is tried elsewhere, they wait for the first that says something."""
-    first, told = True, False
+    first, told, patient = True, False, attempt.model.retry_empty
     early: list[bytes] = []
     async for frame in frames:
         for chunk in memory.feed(frame):
@@ -115,12 +115,14 @@ async def pieces(
             flight.delivered(answers.read(chunk, reading))
             if reading.counted and reading.tokens is not None:
                 flight.saw(reading.tokens)
-            if attempt.model.retry_empty and not reading.size:
+            if patient and not reading.size:
                 early.append(answers.payload(chunk))
                 continue
-            for payload in (*early, answers.payload(chunk)):
-                yield payload
-            early.clear()
+            if early:
+                for payload in early:
+                    yield payload
+                early = []
+            yield answers.payload(chunk)
         if not (told or first) and (counted := getattr(memory, "counted", None)):
             told = True
             flight.saw(answers.asked(counted))
