@@ -249,6 +249,5 @@ def event_headers(head: bytes) -> dict[str, str]:
     return found
 
 
-_usual = lru_cache(maxsize=256)(
-    event_headers
-)  # a stream says the same few again and again; never change what it returns
+# A stream says the same few again and again. What it returns is never changed.
+_usual = lru_cache(maxsize=256)(event_headers)
