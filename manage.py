@@ -1,8 +1,11 @@
 #!/usr/bin/env python
 """Django's door for commands."""
 
+import gc
 import os
 import sys
+
+gc.set_threshold(50_000, 20, 50)  # loading leaves no garbage: looking for it would be a sixth of the time it takes
 
 
 def main() -> None:

@@ -55,6 +55,8 @@ def _furnish() -> None:
     for name in list(os.environ):
         if name in OURS_WITHOUT_PREFIX or (name.startswith("GATEHOUSE_") and name not in HANDED_DOWN):
             del os.environ[name]
+    # Some hundred processes are started in a run: without bytecode each would compile the whole product anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     data = Path(tempfile.mkdtemp(prefix="gatehouse-data-"))
     atexit.register(_remove, data, os.getpid())
     os.environ["GATEHOUSE_DATA_DIR"] = str(data)
