@@ -1,8 +1,8 @@
 """A page of the request log: by keyset, without counting, and in bounded time.
 
 Where filters fit few calls, a database would read all of the range to fill a page. So it is asked for one window of time
-after the other, each twice as wide as one that was quick, and when the time is over the page ends with what was found
-and tells how far it looked.
+after the other, each twice as wide as one that was quick, and when the time is over (in the middle of a window, too)
+the page ends with what was found and tells how far it looked.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 
 from lib.ids import first_uuid7, uuid7_ms
@@ -21,6 +22,7 @@ from usage.models import RequestRecord
 PAGE: Final = 50
 FIRST: Final = timedelta(minutes=15)
 BUDGET: Final = 0.2  # seconds a page may look
+QUERY_CANCELED: Final = "57014"
 AHEAD: Final = timedelta(minutes=5)  # clocks differ: the newest id may lie in the future
 
 
@@ -67,18 +69,39 @@ def _look(
     """Up to PAGE + 1 rows from `at` to `until`, which may lie before it; and where the time was over, if it was."""
     back = until < at
     order, width, rows = "-pk" if back else "pk", FIRST, list[RequestRecord]()
-    begin = time.monotonic()
+    begin = asked = time.monotonic()
     while at != until and len(rows) <= PAGE:
-        asked = time.monotonic()
         edge = max(at - width, until) if back else min(at + width, until)
-        window = records.filter(pk__gte=bound(min(at, edge)), pk__lt=bound(max(at, edge)))
-        rows += window.order_by(order)[: PAGE + 1 - len(rows)]
+        window = records.filter(pk__gte=bound(min(at, edge)), pk__lt=bound(max(at, edge))).order_by(order)
+        left = begin + budget - asked
+        # The first window is looked through however long that takes: every page gets on.
+        found = _in_time(window[: PAGE + 1 - len(rows)], left if asked > begin else None)
+        if found is None:
+            return rows, at
+        rows += found
         at = edge
-        took = time.monotonic() - asked
+        now = time.monotonic()
+        took, asked = now - asked, now
         width = width * 2 if took < budget / 10 else width / 2 if took > budget / 2 else width
-        if time.monotonic() - begin > budget and at != until and len(rows) <= PAGE:
+        if now - begin > budget and at != until and len(rows) <= PAGE:
             return rows, at
     return rows, None
+
+
+def _in_time(rows: QuerySet[RequestRecord], seconds: float | None) -> list[RequestRecord] | None:
+    """The rows; None when the database needs longer than that. SQLite cannot be told, and takes its time."""
+    if seconds is None or connection.vendor != "postgresql":
+        return list(rows)
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{max(round(seconds * 1000), 1)}ms"])
+            found = list(rows)
+            cursor.execute("SET LOCAL statement_timeout TO DEFAULT")  # somebody's transaction may go on
+            return found
+    except OperationalError as error:
+        if getattr(error.__cause__, "sqlstate", None) != QUERY_CANCELED:
+            raise
+        return None
 
 
 def bound(at: datetime) -> uuid.UUID:

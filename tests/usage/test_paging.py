@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 
 from lib.ids import uuid7
 from usage import paging
@@ -90,3 +91,14 @@ def test_few_that_fit_are_found_all_the_same(ids: list[uuid.UUID], budget: float
         *rare,
         *RequestRecord.objects.filter(pk__lt=paging.bound(START), model="rare").values_list("pk", flat=True),
     ]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite cannot be stopped in the middle of a query")
+def test_a_window_that_takes_too_long_ends_the_page_before_it_and_loses_nothing(ids: list[uuid.UUID]) -> None:
+    slow = RequestRecord.objects.filter(pk__in=ids[20:25])
+    page = paging.page(slow.extra(where=["pg_sleep(5) IS NOT NULL"]), START, END)
+    assert page.rows == []
+    assert page.looked is not None
+    assert page.looked > paging.moment(ids[20])
+    following = paging.page(slow, START, END, before=uuid.UUID(page.older), budget=60.0)
+    assert [row.id for row in following.rows] == ids[20:25]
