@@ -474,7 +474,9 @@ def test_an_upstreams_trouble_is_told_in_googles_words(world: World, kind: str, 
     assert vendor.requests
     [row] = recorded(world.gateway, [answer.headers["x-request-id"]]).values()
     assert (row["http_status"], row["status"], row["model"]) == (code, status, f"{kind}-told-{fault}")
-    assert len(row["attempts"]) == len(vendor.requests)
+    # A kept connection that ends without a word could have been ending before: then the try is sent once more.
+    tries = len(row["attempts"])
+    assert tries <= len(vendor.requests) <= (2 * tries if fault == "cut" else tries)
 
 
 # ── the list of models ──
