@@ -45,12 +45,16 @@ class Garbled(Exception):
     """What came is not an HTTP answer."""
 
 
+class Silent(Exception):
+    """What was waited for did not come in time."""
+
+
 class Connection(asyncio.Protocol):
     """One connection. `begin` starts an exchange, `head` and `read` follow it, `leave` ends it either way."""
 
     __slots__ = (
-        "_abandoned", "_body", "_chunks", "_ended", "_error", "_expired", "_held", "_keep", "_length_known", "_loop", "_parser", "_paused", "_received",
-        "_timer", "_transport", "_until", "_waiter", "headers", "idle_since", "pool", "status", "used",
+        "_abandoned", "_body", "_chunks", "_ended", "_error", "_held", "_keep", "_length_known", "_loop", "_parser", "_paused", "_received",
+        "_rings", "_timer", "_transport", "_until", "_waiter", "headers", "idle_since", "pool", "status", "used",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -64,8 +68,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._until = 0.0
-        self._expired = False
+        self._until = self._rings = 0.0
         self._error: Exception | None = None
         self._chunks: list[bytes] = []
         self._held = self._received = self._body = 0
@@ -90,11 +93,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(body)
 
     async def head(self, until: float) -> None:
-        """Wait for `status` and `headers`, until `time.monotonic()` says so. Raises TimeoutError, Broken, Garbled."""
+        """Wait for `status` and `headers`, until `time.monotonic()` says so. Raises Silent, Broken, Garbled."""
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._wait(until)
+            await self._news(until)
 
     async def read(self, until: float) -> bytes | None:
         """Whatever has arrived of the body, None at its end. Raises as `head` does."""
@@ -103,7 +106,7 @@ class Connection(asyncio.Protocol):
                 return None
             if self._error is not None:
                 raise self._error
-            await self._wait(until)
+            await self._news(until)
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks, self._held = [], 0
         if self._paused and self._transport is not None:
@@ -141,36 +144,33 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # ---- waiting: one timer per connection, moved only when it rings
+    # ---- waiting: one timer per connection, moved only when it rings or would ring too late
 
-    async def _wait(self, until: float) -> None:
-        delay = until - time.monotonic()
-        if delay <= 0:
-            raise TimeoutError
+    def _news(self, until: float) -> asyncio.Future[None]:
+        """Done when something has come. Raises Silent, at once or from the future."""
         self._until = until
-        if self._timer is None or self._timer.when() > self._loop.time() + delay + 0.001:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(delay, self._ring)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        if self._expired:
-            self._expired = False
-            raise TimeoutError
+        if self._timer is None or self._rings > until + 0.001:
+            self._set_timer()
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
+
+    def _set_timer(self) -> None:
+        delay = self._until - time.monotonic()
+        if delay <= 0:
+            raise Silent
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = self._until
+        self._timer = self._loop.call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             return
-        left = self._until - time.monotonic()
-        if left > 0.001:
-            self._timer = self._loop.call_later(left, self._ring)
+        if self._until - time.monotonic() > 0.001:
+            self._set_timer()
         else:
-            self._expired = True
-            self._wake()
+            self._waiter.set_exception(Silent())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

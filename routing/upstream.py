@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ from routing.framing import Decoder, EventStreamDecoder, Frame, SSEDecoder
 
 MAX_ERROR_BODY = 64 * 1024  # bytes
 CONNECT_SHARE = 0.5  # of the time for connecting that one try may use, so that another one can follow
+NO_ANSWER = (http1.Broken, http1.Garbled, http1.Silent)
 DECODERS: dict[str, Callable[[], Decoder]] = {"sse": SSEDecoder, "aws_event_stream": EventStreamDecoder}
 
 
@@ -89,12 +90,15 @@ class open_stream:
             raise
         return Stream(self._exchange, DECODERS[self._framing]())
 
-    async def __aexit__(self, *error: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._exchange.leave()
+        if isinstance(error, NO_ANSWER):
+            raise self._exchange.understood(error) from error
 
 
 class Stream:
-    """The Frames of one answer, in order. `headers` have lower-case names."""
+    """The Frames of one answer, in order. `headers` have lower-case names. What the connection raises on the way becomes
+    an UpstreamError where the context ends: a piece that comes well pays for no translation of errors."""
 
     def __init__(self, exchange: _Exchange, decoder: Decoder) -> None:
         self.headers = exchange.headers
@@ -111,7 +115,7 @@ class Stream:
         while self._next >= len(self._frames):
             if self._ended:
                 raise StopAsyncIteration
-            data = await self._exchange.read()
+            data = await self._exchange.piece()
             self._ended = data is None
             self._frames = self._decoder.finish() if data is None else self._decoder.feed(data)
             self._next = 0
@@ -173,24 +177,29 @@ class _Exchange:
                 connection = self._connection = await self._connect(pool)
                 connection.begin(head, request.body)
                 await connection.head(self._first_byte)
-        except (http1.Broken, http1.Garbled, TimeoutError) as error:
-            raise self._understood(error) from error
+        except NO_ANSWER as error:
+            raise self.understood(error) from error
         self.status, self.headers = connection.status, connection.headers
         if not 200 <= self.status < 300:
             await self._refuse()
         if self.headers.get("content-encoding", "identity") != "identity":
             raise UpstreamError("protocol", "The upstream compressed its answer, although it was asked not to.")
 
-    async def read(self) -> bytes | None:
-        """The next bytes as the network brought them, None at the end."""
-        assert self._connection is not None
-        until = min(time.monotonic() + self._idle, self._end) if self._begun else self._first_byte
-        try:
-            data = await self._connection.read(until)
-        except (http1.Broken, http1.Garbled, TimeoutError) as error:
-            raise self._understood(error) from error
+    def piece(self) -> Awaitable[bytes | None]:
+        """The next bytes as the network brought them, None at the end. Raises NO_ANSWER; once, the first byte is waited for."""
+        connection = self._connection
+        assert connection is not None
+        if self._begun:
+            return connection.read(min(time.monotonic() + self._idle, self._end))
         self._begun = True
-        return data
+        return connection.read(self._first_byte)
+
+    async def read(self) -> bytes | None:
+        """The same, in errors of ours."""
+        try:
+            return await self.piece()
+        except NO_ANSWER as error:
+            raise self.understood(error) from error
 
     async def read_all(self) -> bytes:
         """The whole body. Raises UpstreamError (protocol) when it is larger than the settings allow."""
@@ -232,9 +241,10 @@ class _Exchange:
             pass  # the status says enough
         raise UpstreamRefusal(self.status, self.headers, body[:MAX_ERROR_BODY])
 
-    def _understood(self, error: Exception) -> UpstreamError:
+    def understood(self, error: BaseException) -> UpstreamError:
+        """One of NO_ANSWER, as the router knows it."""
         match error:
-            case TimeoutError():
+            case http1.Silent():
                 return UpstreamError("timeout", "The upstream did not answer in time.")
             case http1.Garbled():
                 return UpstreamError("protocol", f"The upstream's answer is not HTTP ({error}).")
