@@ -17,7 +17,7 @@ from gemini_api import admission, continuation, exchange
 from gemini_api.answers import Reading
 from gemini_api.call import Call
 from gemini_api.errors import Unavailable
-from gemini_api.output import ARRAY, EVENTS, Framing, Noted, Resumed, StreamedAnswer, json_response
+from gemini_api.output import ARRAY, EVENTS, Begun, Framing, Noted, StreamedAnswer, json_response
 from gemini_api.permission import named, permitted
 from gemini_api.question import read_question
 from gemini_api.told import told
@@ -58,7 +58,7 @@ async def stream(call: Call) -> StreamedAnswer:
     chunks = answer_in_pieces(call, flight, framing)
     first = await anext(chunks)
     return StreamedAnswer(
-        Resumed(first, chunks), content_type=framing.content_type, left=flight.left, headers=headers(flight)
+        Begun(first, chunks), content_type=framing.content_type, left=flight.left, headers=headers(flight)
     )
 
 
@@ -75,7 +75,8 @@ async def answer_in_pieces(call: Call, flight: Flight, framing: Framing) -> Asyn
                     reading = Reading()
                     async with exchange.listen(question, deployment, flight, attempt, reading) as pieces:
                         async for payload in pieces:
-                            attempt.commit()  # the client hears it now: no second try
+                            if not heard:
+                                attempt.commit()  # the client hears it now: no second try
                             yield framing.chunk(payload, first=not heard)
                             heard = True
                     finished(flight, attempt, reading)

@@ -7,7 +7,7 @@ each form alone is missed by some client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from http.cookies import SimpleCookie
 from typing import Any, Protocol
 
@@ -90,26 +90,20 @@ EVENTS = Events()
 ARRAY = Array()
 
 
-class Resumed:
-    """A begun generator with the piece it gave already before it. Not a generator: each piece would pass one more frame."""
+class Begun:
+    """A generator that has given its first piece already."""
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
-        self._first: bytes | None = first
-        self._rest = rest
+        self.first = first
+        self.rest = rest
 
-    def __aiter__(self) -> Resumed:
-        return self
-
-    def __anext__(self) -> Awaitable[bytes]:
-        return self._begin() if self._first is not None else self._rest.__anext__()
-
-    async def _begin(self) -> bytes:
-        first, self._first = self._first, None
-        assert first is not None
-        return first
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.first
+        async for piece in self.rest:
+            yield piece
 
     async def aclose(self) -> None:
-        await self._rest.aclose()
+        await self.rest.aclose()
 
 
 class StreamedAnswer(StreamingHttpResponse):
@@ -119,9 +113,7 @@ class StreamedAnswer(StreamingHttpResponse):
     way, and never waits; finishing an already finished call is harmless.
     """
 
-    def __init__(
-        self, chunks: Resumed, *, content_type: str, left: Callable[[], None], headers: dict[str, str]
-    ) -> None:
+    def __init__(self, chunks: Begun, *, content_type: str, left: Callable[[], None], headers: dict[str, str]) -> None:
         super().__init__(chunks, content_type=content_type, headers=headers)
         self.chunks = chunks
         self.left = left

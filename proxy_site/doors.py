@@ -215,15 +215,24 @@ async def answer(response: HttpResponseBase, send: Any) -> None:
 
 
 async def stream(response: StreamedAnswer, send: Any) -> None:
-    """Hand on chunk by chunk. However this ends, the call is finished and everything below it closed."""
+    """Hand on what comes. However this ends, the call is finished and everything below it closed.
+
+    In a task of its own: whatever an await stands under is woken with each chunk, and above this stand the whole door
+    and the server's own coroutines.
+    """
     try:
-        await send({"type": "http.response.start", "status": response.status_code, "headers": head_of(response)})
-        async with aclosing(response.chunks) as chunks:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        async with aclosing(response.chunks):
+            await asyncio.create_task(hand_on(response, send))
     finally:
         response.left()
+
+
+async def hand_on(response: StreamedAnswer, send: Any) -> None:
+    await send({"type": "http.response.start", "status": response.status_code, "headers": head_of(response)})
+    await send({"type": "http.response.body", "body": response.chunks.first, "more_body": True})
+    async for chunk in response.chunks.rest:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def head_of(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
