@@ -50,9 +50,10 @@ def read(chunk: Json, reading: Reading) -> int:
 
     Raises UpstreamError for a chunk that came as it is, and is not shaped like Gemini's.
     """
-    usage = mapping(chunk.get("usageMetadata"))
-    reading.counted = bool(usage)
-    if usage:
+    usage = chunk.get("usageMetadata")
+    reading.counted = False
+    if usage and isinstance(usage, dict):
+        reading.counted = True
         reading.tokens = tokens(usage)
         reading.estimated = ESTIMATED in usage
     size = 0
@@ -78,19 +79,19 @@ def payload(chunk: Json) -> bytes:
     """A chunk as one line of JSON, without what is only ours; the upstream's own bytes where they may leave as they are."""
     if isinstance(chunk, Raw):
         return chunk.data
-    usage = mapping(chunk.get("usageMetadata"))
-    if usage and (CACHE_WRITE in usage or ESTIMATED in usage):
+    usage = chunk.get("usageMetadata")
+    if isinstance(usage, dict) and (CACHE_WRITE in usage or ESTIMATED in usage):
         chunk = {**chunk, "usageMetadata": {name: value for name, value in usage.items() if name[0] != "_"}}
     return json.dumps_line(chunk)
 
 
 def tokens(usage: Json) -> Tokens:
     """Gemini's usageMetadata as the ledger counts. Nonsense (negative, not a number) counts as nothing."""
-    by_modality = {
-        (name, str(each.get("modality"))): whole(each.get("tokenCount"))
-        for name in ("promptTokensDetails", "candidatesTokensDetails")
-        for each in map(mapping, listed(usage.get(name)))
-    }
+    by_modality = {}
+    for name in ("promptTokensDetails", "candidatesTokensDetails"):
+        if name in usage:
+            for each in map(mapping, listed(usage[name])):
+                by_modality[name, str(each.get("modality"))] = whole(each.get("tokenCount"))
     return Tokens(
         prompt=whole(usage.get("promptTokenCount")),
         cached=whole(usage.get("cachedContentTokenCount")),
@@ -111,5 +112,7 @@ def asked(usage: Json) -> Tokens:
 
 
 def whole(value: Any) -> int:
+    if value is None:
+        return 0
     found = number(value)
     return found if found < 10**12 else 0

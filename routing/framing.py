@@ -53,6 +53,7 @@ class SSEDecoder:
         self._data: list[bytes] = []
         self._data_size = 0
         self._bare: list[bytes] = []
+        self._between = False  # nothing of an event, or of a line, is held
 
     def feed(self, data: bytes) -> list[Frame]:
         if self._after_cr and data:
@@ -63,17 +64,26 @@ class SSEDecoder:
             self._after_cr = data[-1:] == b"\r"
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in data:
+            self._between = False
             self._hold(data)
             return []
         if self._pieces:
             self._pieces.append(data)
             data = b"".join(self._pieces)
             self._pieces, self._held = [], 0
-        *lines, rest = data.split(b"\n")
+        lines = data.split(b"\n")
+        if self._between and lines[-2:] == EMPTY and len(data) <= self._max:
+            # What nearly all networks bring: one event of one line of data, with or without a name, as a whole.
+            if len(lines) == 3 and lines[0][:6] == b"data: " and lines[0] != b"data: ":
+                return [Frame(lines[0][6:])]
+            if len(lines) == 4 and lines[0][:7] == b"event: " and lines[1][:6] == b"data: " and lines[1] != b"data: ":
+                return [Frame(lines[1][6:], _name(lines[0]))]
+        rest = lines.pop()
         self._hold(rest)
         frames: list[Frame] = []
         for line in lines:
             self._line(line, frames)
+        self._between = not (rest or self._data or self._bare or self._event)
         return frames
 
     def finish(self) -> list[Frame]:
@@ -116,7 +126,7 @@ class SSEDecoder:
                 self._data, self._data_size = [], 0
             self._event = ""
         elif line[:6] == b"event:":
-            self._event = line[6:].strip().decode("utf-8", "replace")
+            self._event = _name(line)
         elif line[:1] in (b"{", b"[") and not self._data:
             self._bare_line(line, frames)
 
@@ -134,6 +144,13 @@ class SSEDecoder:
                 frames.append(Frame(text, self._event))
             if whole or not line:  # a blank line ends it in any case: what is no JSON by then is let go
                 self._bare, self._data_size, self._event = [], 0, ""
+
+
+EMPTY = [b"", b""]
+
+
+def _name(line: bytes) -> str:
+    return line[6:].strip().decode("utf-8", "replace")
 
 
 def _whole(text: bytes) -> bool:

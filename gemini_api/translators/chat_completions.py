@@ -438,11 +438,7 @@ def _head(out: Answer, answer: Json) -> None:
 
 def _index(choice: Json, otherwise: int) -> int:
     index = choice.get("index")
-    if type(index) is not int:
-        return otherwise
-    if not 0 <= index < 64:
-        raise UpstreamError("protocol", "The answer has an impossible choice index.")
-    return index
+    return index if type(index) is int else otherwise
 
 
 def _said(candidate: Candidate, message: Json) -> bool:
@@ -571,10 +567,7 @@ class Stream:
         self._done = False
         self._blocked = False
         self.counted: Json | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self._blocked or self._out.stopped
+        self.ended = False
 
     @errors.guarded
     def feed(self, frame: Frame) -> list[Json]:
@@ -595,6 +588,7 @@ class Stream:
         if counted := chunk.get("usage"):
             self.counted = counts.openai(counted)
             self._out.usage(self.counted)
+        self.ended = self._out.stopped
         return self._out.take()
 
     @errors.guarded
@@ -639,7 +633,7 @@ class Stream:
         answer = _failed(chunk, self._memo)  # raises, unless the prompt was blocked
         if self._out.started:
             raise UpstreamError("cut", "The stream was stopped by a content filter.")
-        self._blocked = True
+        self._blocked = self.ended = True
         return [answer]
 
 

@@ -44,7 +44,9 @@ class Answer:
 
     def candidate(self, index: int) -> Candidate:
         """The candidate of that index; made when first asked for. Indexes beyond 63 raise ValueError."""
-        if not 0 <= index < 64:
+        if index == 0:
+            return self._first
+        if not 0 < index < 64:
             raise ValueError(f"There is no candidate {index}.")
         while len(self._candidates) <= index:
             self._candidates.append(Candidate(self._memo, self._family, len(self._candidates)))
@@ -86,7 +88,7 @@ class Answer:
 
     @property
     def stopped(self) -> bool:
-        return all(each.stopped for each in self._candidates)
+        return self._first.stopped and all(each.stopped for each in self._candidates)
 
     def usage(self, found: Json) -> None:
         """The vendor's count as usageMetadata (see `usage`); the last one wins."""
