@@ -11,19 +11,9 @@ from typing import Any
 
 import orjson
 
-JSONDecodeError = orjson.JSONDecodeError
-
-_SUSPECTS = ("\u2028".encode()[:2], "\u0085".encode())
-
-
-def loads(text: bytes | str) -> Any:
-    """Parse. Raises JSONDecodeError (a ValueError)."""
-    return orjson.loads(text)
-
-
-def dumps(value: Any) -> bytes:
-    """Compact JSON bytes. Not for clients' streams: see `dumps_line`."""
-    return orjson.dumps(value)
+JSONDecodeError = orjson.JSONDecodeError  # a ValueError
+loads = orjson.loads  # of bytes or str
+dumps = orjson.dumps  # compact bytes; not for clients' streams: see `dumps_line`
 
 
 def dumps_line(value: Any) -> bytes:
@@ -33,7 +23,7 @@ def dumps_line(value: Any) -> bytes:
 
 def escape_line_breaks(text: bytes) -> bytes:
     """Escape the three raw line breaks in JSON text. They can only stand inside strings, so this is safe."""
-    if _SUSPECTS[0] not in text and _SUSPECTS[1] not in text:
+    if text.isascii() or (b"\xe2\x80" not in text and b"\xc2\x85" not in text):
         return text
     return (
         text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029").replace(b"\xc2\x85", b"\\u0085")
