@@ -142,6 +142,7 @@ AXES_USERNAME_FORM_FIELD = (
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "proxy_site.console.sign_in.locked"
+AXES_DISABLE_ACCESS_LOG = True  # a row for each sign-in, for ever, that no page shows
 
 # Cookies and headers
 SESSION_COOKIE_NAME = "__Host-gatehouse" if ENV.secure_cookies else "gatehouse"
