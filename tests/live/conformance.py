@@ -11,7 +11,9 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from google import genai
@@ -442,8 +444,9 @@ ERRORS: dict[str, tuple[int, str]] = {
 
 @case("errors")
 def every_error(talk: Talk) -> str:
+    found = failures({fault: partial(talk.ask, trigger(fault), fault) for fault in ERRORS})
     for fault, (code, status) in ERRORS.items():
-        error = failure(lambda fault=fault: talk.ask(trigger(fault), fault))
+        error = found[fault]
         assert (error.code, error.status) == (code, status), (fault, error)
         assert isinstance(error, errors.ClientError if code < 500 else errors.ServerError)
     return YES
@@ -457,10 +460,17 @@ def failure(call: Callable[[], Any]) -> errors.APIError:
     raise AssertionError(f"it did not fail: {answer}")
 
 
+def failures(calls: dict[str, Callable[[], Any]]) -> dict[str, errors.APIError]:
+    """Of all of them at once: each has a model of its own, and what is tried again waits in between."""
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return dict(zip(calls, threads.map(failure, calls.values()), strict=True))
+
+
 @case("error before the first chunk")
 def error_at_once(talk: Talk) -> str:
-    for fault in ("400", "500", "503", "html", "cut"):
-        error = failure(lambda fault=fault: list(talk.listen(trigger(fault), fault)))
+    asked = ("400", "500", "503", "html", "cut")
+    found = failures({fault: lambda fault=fault: list(talk.listen(trigger(fault), fault)) for fault in asked})
+    for fault, error in found.items():
         assert (error.code, error.status) == ERRORS[fault], (fault, error)
         assert error.response.status_code == error.code  # type: ignore[union-attr]  # httpx2's, as the SDK keeps it
     return YES
