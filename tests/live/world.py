@@ -249,7 +249,7 @@ def saying(text: str, **more: Any) -> Json:
 COLUMNS = (
     "id", "action", "model", "requested_model", "http_status", "status", "stream", "error", "finish_reason",
     "prompt_tokens", "cached_tokens", "output_tokens", "thoughts_tokens", "backend", "dropped", "attempts", "flags", "key",
-    "label",
+    "label", "cost_nano",
 )  # fmt: skip
 
 
