@@ -150,14 +150,14 @@ class Connection(asyncio.Protocol):
         """Done when something has come. Raises Silent, at once or from the future."""
         self._until = until
         if self._timer is None or self._rings > until + 0.001:
-            self._set_timer()
+            delay = until - time.monotonic()
+            if delay <= 0:
+                raise Silent
+            self._set_timer(delay)
         waiter = self._waiter = self._loop.create_future()
         return waiter
 
-    def _set_timer(self) -> None:
-        delay = self._until - time.monotonic()
-        if delay <= 0:
-            raise Silent
+    def _set_timer(self, delay: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._rings = self._until
@@ -167,8 +167,9 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
-        if self._until - time.monotonic() > 0.001:
-            self._set_timer()
+        left = self._until - time.monotonic()
+        if left > 0.001:
+            self._set_timer(left)
         else:
             self._waiter.set_exception(Silent())
 
