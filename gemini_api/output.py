@@ -94,11 +94,16 @@ class Begun:
     """A generator that has given its first piece already."""
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
-        self.first = first
+        self._first = first
         self.rest = rest
 
+    def take_first(self) -> bytes:
+        """Only once: a picture is not kept for as long as its stream lasts."""
+        first, self._first = self._first, b""
+        return first
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self.first
+        yield self.take_first()
         async for piece in self.rest:
             yield piece
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import lru_cache
 from io import BytesIO
@@ -217,20 +218,20 @@ async def answer(response: HttpResponseBase, send: Any) -> None:
 async def stream(response: StreamedAnswer, send: Any) -> None:
     """Hand on what comes. However this ends, the call is finished and everything below it closed.
 
-    In a task of its own: whatever an await stands under is woken with each chunk, and above this stand the whole door
-    and the server's own coroutines.
+    What follows the first chunk goes in a task of its own: whatever an await stands under is woken with each chunk, and
+    above this stand the whole door and the server's own coroutines.
     """
     try:
-        async with aclosing(response.chunks):
-            await asyncio.create_task(hand_on(response, send))
+        async with aclosing(response.chunks) as chunks:
+            await send({"type": "http.response.start", "status": response.status_code, "headers": head_of(response)})
+            await send({"type": "http.response.body", "body": chunks.take_first(), "more_body": True})
+            await asyncio.create_task(hand_on(chunks.rest, send))
     finally:
         response.left()
 
 
-async def hand_on(response: StreamedAnswer, send: Any) -> None:
-    await send({"type": "http.response.start", "status": response.status_code, "headers": head_of(response)})
-    await send({"type": "http.response.body", "body": response.chunks.first, "more_body": True})
-    async for chunk in response.chunks.rest:
+async def hand_on(chunks: AsyncIterator[bytes], send: Any) -> None:
+    async for chunk in chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
