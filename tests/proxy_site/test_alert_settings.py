@@ -9,7 +9,7 @@ from django.core import mail
 from django.core.cache import cache
 
 from keys.models import AuditEvent, Organization
-from tests.proxy_site.admin_world import World, make_world
+from tests.proxy_site.admin_world import World
 from tests.proxy_site.test_tenancy import client_of
 from usage import alerts
 
@@ -18,11 +18,10 @@ HOOK = "https://hooks.example.org/alerts?channel=7"
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # nobody signs in with one here
     cache.clear()
-    return make_world()
+    return tenants
 
 
 def post(world: World, role: str, action: str, **fields: Any) -> Any:

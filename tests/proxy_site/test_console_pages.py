@@ -18,7 +18,7 @@ from proxy_site.console.samples import PIXEL
 from routing import loading
 from routing.models import Deployment
 from tests.factories import make_key, make_limit
-from tests.proxy_site.admin_world import World, content_of, make_body, make_record, make_world
+from tests.proxy_site.admin_world import World, content_of, make_body, make_record
 from usage.models import LimitEvent, SavedView, StoredBody
 
 pytestmark = pytest.mark.django_db
@@ -42,11 +42,10 @@ OPEN_TO = {
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> Iterator[World]:
+def world(tenants: World, settings: Any) -> Iterator[World]:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # nobody signs in with one here
     loading.forget()
-    yield make_world()
+    yield tenants
     loading.forget()  # what this test announced was never committed
 
 

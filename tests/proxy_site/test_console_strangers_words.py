@@ -18,7 +18,7 @@ from lib.ids import uuid7
 from proxy_site.console.exports import cell
 from routing import loading
 from tests.factories import make_connection, make_key, make_model
-from tests.proxy_site.admin_world import World, content_of, make_bucket, make_record, make_world
+from tests.proxy_site.admin_world import World, content_of, make_bucket, make_record
 from usage.models import LimitEvent
 
 pytestmark = pytest.mark.django_db
@@ -82,10 +82,10 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> Iterator[World]:
+def world(tenants: World, settings: Any) -> Iterator[World]:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
     loading.forget()
-    yield make_world()
+    yield tenants
     loading.forget()
 
 

@@ -11,17 +11,16 @@ from django.utils import timezone
 from keys import issue, presets
 from keys.models import AuditEvent, KeySecret, Membership, VirtualKey
 from tests.factories import make_key, make_limit, make_organization, make_person
-from tests.proxy_site.admin_world import World, make_world
+from tests.proxy_site.admin_world import World
 from tests.proxy_site.test_tenancy import client_of, form
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # nobody signs in with one here
-    return make_world()
+    return tenants
 
 
 def limits(key: VirtualKey) -> set[tuple[str, str, str]]:

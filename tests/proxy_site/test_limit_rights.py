@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 
 from keys.models import Limit
-from tests.proxy_site.admin_world import World, make_world
+from tests.proxy_site.admin_world import World
 
 pytestmark = pytest.mark.django_db
 
@@ -28,10 +28,9 @@ NEW = {"metric": "requests", "period": "day", "amount": "7", "pattern": "*"}
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    return make_world()
+    return tenants
 
 
 def tried(world: World, kind: str, role: str, **row: str) -> None:

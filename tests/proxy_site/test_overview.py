@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from proxy_site.console import overview
 from tests.factories import make_limit
-from tests.proxy_site.admin_world import World, make_bucket, make_record, make_world
+from tests.proxy_site.admin_world import World, make_bucket, make_record
 from usage import breakdown
 from usage.models import LimitEvent
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    return make_world()
+    return tenants
 
 
 def client_of(world: World, role: str) -> Client:

@@ -20,7 +20,7 @@ from django.utils.http import urlsafe_base64_encode
 from keys import invitations, mail
 from keys.models import AuditEvent, Invitation, Membership, User
 from tests.factories import PASSWORD
-from tests.proxy_site.admin_world import World, make_world
+from tests.proxy_site.admin_world import World
 from tests.proxy_site.test_tenancy import client_of
 
 pytestmark = pytest.mark.django_db
@@ -28,11 +28,10 @@ NEW = {"first_name": "New", "last_name": "", "password": "long-enough-words", "a
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the slow one is Django's to test
     cache.clear()
-    return make_world()
+    return tenants
 
 
 def send(world: World, role: str, granted: str = "member", email: str = "new@example.org", **fields: Any) -> Any:

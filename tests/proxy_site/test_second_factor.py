@@ -16,7 +16,7 @@ from keys import invitations
 from keys.models import AuditEvent, Invitation, SecondFactor, User
 from proxy_site.console import second_factor
 from tests.factories import PASSWORD
-from tests.proxy_site.admin_world import World, make_world
+from tests.proxy_site.admin_world import World
 from tests.proxy_site.test_people import is_in, send
 from tests.proxy_site.test_tenancy import client_of
 
@@ -25,11 +25,10 @@ PAGE = "/admin/second-factor/"
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the slow one is Django's to test
     cache.clear()
-    return make_world()
+    return tenants
 
 
 def code_of(person: User, ahead: int = 0) -> str:

@@ -15,17 +15,16 @@ from keys.models import AuditEvent, Limit, Membership, Team, VirtualKey
 from keys.principal import Principal
 from routing.models import Connection
 from tests.factories import make_key
-from tests.proxy_site.admin_world import ROLES, World, make_world
+from tests.proxy_site.admin_world import ROLES, World
 
 pytestmark = pytest.mark.django_db
 MEMBERS = tuple(role for role in ROLES if role not in ("platform", "nobody"))
 
 
 @pytest.fixture
-def world(db: None, settings: Any) -> World:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # nobody signs in with one here
-    return make_world()
+    return tenants
 
 
 def client_of(world: World, role: str) -> Client:
