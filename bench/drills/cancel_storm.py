@@ -108,9 +108,11 @@ class Figures:
         return self.files <= other.files and self.tasks <= other.tasks and self.calls <= other.calls
 
 
-def figures(port: int, pid: int) -> Figures:
-    """Open descriptors from /proc, tasks and calls in flight from /metrics (which is asked on one connection more)."""
-    with closing(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")) as answer:
+def figures(port: int, pid: int, token: str = "") -> Figures:
+    """Open descriptors from /proc, tasks and calls in flight from /metrics (which is asked on one connection more).
+    token: METRICS_TOKEN."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"Bearer {token}"})
+    with closing(urllib.request.urlopen(asked)) as answer:
         text = answer.read().decode()
     return Figures(
         len(os.listdir(f"/proc/{pid}/fd")), number(text, "gatehouse_tasks"), number(text, "gatehouse_calls_in_flight")

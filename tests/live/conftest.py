@@ -13,7 +13,7 @@ from keys import issue
 from keys.audit import Actor
 from keys.models import VirtualKey
 from tests.live.gateway import LOOKING_OFTEN, gateway
-from tests.live.world import World, configuration
+from tests.live.world import WATCHER, World, configuration
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -33,7 +33,8 @@ def stop_keys() -> None:
 
 @pytest.fixture(scope="package")
 def world(_running_upstreams: Callable[[str], Any]) -> Iterator[World]:
-    with gateway(configuration(_running_upstreams), environment=LOOKING_OFTEN, started=False) as running:
+    environment = {**LOOKING_OFTEN, "METRICS_TOKEN": WATCHER}
+    with gateway(configuration(_running_upstreams), environment=environment, started=False) as running:
         running.inside(stop_keys)
         running.start()
         made = World(running, _running_upstreams)

@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from bench.drills.cancel_storm import Figures, at_once, figures, label_in, storm, until
-from tests.live.world import World, rows
+from tests.live.world import WATCHER, World, rows
 
 pytestmark = pytest.mark.live
 
@@ -23,7 +23,7 @@ def test_three_hundred_clients_leave_and_nothing_is_left_behind(world: World) ->
     vendors = [world.vendor(name) for name in ("gemini", "openai", "anthropic", "bedrock")]
 
     def held() -> Figures:
-        return figures(port, pid)
+        return figures(port, pid, WATCHER)
 
     asyncio.run(at_once(port, key, MODELS, PARALLEL, "warm"))  # connections to the vendors are kept: here they are made
     before = held()

@@ -106,6 +106,9 @@ def trigger(fault: str) -> str:
     return TRIGGERS.get(fault) or f"[[error:{fault}]]"
 
 
+WATCHER = "whoever-reads-metrics"  # METRICS_TOKEN
+
+
 def connections(vendors: Callable[[str], Any]) -> list[Json]:
     made = []
     for kind in KINDS:
@@ -157,6 +160,7 @@ def models() -> list[Json]:
         {"name": "gemini-able", "deployments": _gemini(), "unpriced": "serve"},
         {"name": "secret-model", "aliases": ["not-so-secret"], "deployments": _gemini(), "unpriced": "serve"},
         {"name": "strict-model", "strict_fields": True, "deployments": _openai(), "unpriced": "serve"},
+        {"name": "watched", "deployments": _gemini(), "unpriced": "serve"},
         {"name": "empty-model", "deployments": [], "unpriced": "serve"},
     ]
 
