@@ -38,20 +38,25 @@ backend = Ninth()
 '''
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the code, as a stranger would have it."""
-    place = tmp_path / "house"
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the code, as a stranger would have it; with its bytecode, so that each start need not compile it."""
+    place = tmp_path_factory.mktemp("stranger") / "house"
+    unfinished = shutil.ignore_patterns("*.pyc.*")  # other processes may be writing some
     for room in ROOMS:
-        shutil.copytree(HOUSE / room, place / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(HOUSE / room, place / room, ignore=unfinished)
     for name in ("manage.py", "pyproject.toml"):
         shutil.copy(HOUSE / name, place / name)
     yield place
     shutil.rmtree(place)
 
 
+def drop_in(house: Path, language: str) -> None:
+    (house / "routing/backends/ninth.py").write_text(NINTH.replace("LANGUAGE", language))
+
+
 def test_one_file_makes_a_backend(house: Path, upstream: Callable[[str], Any]) -> None:
-    (house / "routing/backends/ninth.py").write_text(NINTH.replace("LANGUAGE", "chat_completions"))
+    drop_in(house, "chat_completions")
     vendor = upstream("openai")
     connection = {
         "name": "ninth",
@@ -73,7 +78,7 @@ def test_one_file_makes_a_backend(house: Path, upstream: Callable[[str], Any]) -
 
 
 def test_a_backend_whose_language_nobody_translates_is_told_so(house: Path) -> None:
-    (house / "routing/backends/ninth.py").write_text(NINTH.replace("LANGUAGE", "klingon"))
+    drop_in(house, "klingon")
     with gateway(None, store="embedded", house=house, started=False) as running:
         with pytest.raises(AssertionError) as refused:
             running.manage("check")
