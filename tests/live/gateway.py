@@ -262,7 +262,7 @@ def gateway(
         if chosen == "servers":
             _give_servers(made)
         else:
-            shutil.copyfile(_migrated_sqlite(), directory / "gatehouse.sqlite3")
+            shutil.copyfile(migrated_sqlite(), directory / "gatehouse.sqlite3")
         if configuration is not None:
             made.apply(configuration)
         if started:
@@ -301,7 +301,8 @@ def _environment(data_dir: Path, more: Mapping[str, str] | None) -> dict[str, st
 
 
 @cache
-def _migrated_sqlite() -> Path:
+def migrated_sqlite() -> Path:
+    """A database as `manage.py migrate` leaves it, to copy."""
     with _template("sqlite") as (directory, new):
         if new:
             _migrate(directory, None)
