@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,7 +82,7 @@ VENDORS: dict[str, frozenset[str]] = {
 @dataclass(frozen=True)
 class Source:
     path: str  # from the house's door, with forward slashes
-    tree: ast.Module
+    nodes: tuple[ast.AST, ...]  # every one of its syntax tree
 
     @property
     def room(self) -> str:
@@ -90,7 +90,7 @@ class Source:
 
 
 def written(path: str, text: str) -> Source:
-    return Source(path, ast.parse(text, path))
+    return Source(path, tuple(ast.walk(ast.parse(text, path))))
 
 
 @cache
@@ -102,7 +102,7 @@ def sources() -> tuple[Source, ...]:
 def imports(source: Source) -> Iterator[str]:
     """Every module a file names in an import, dotted and absolute, wherever in the file it stands."""
     package = source.path.removesuffix(".py").split("/")[:-1]
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -141,7 +141,7 @@ def the_environment_is_read_in_one_place(source: Source) -> Iterator[str]:
     naming_the_settings: set[ast.AST] = (
         set()
     )  # Django's own first line: os.environ.setdefault("DJANGO_SETTINGS_MODULE", …)
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.Call(
                 func=ast.Attribute(value=environ, attr="setdefault"),
@@ -159,7 +159,7 @@ def what_is_pure_stays_pure(source: Source) -> Iterator[str]:
     for module in imports(source):
         if any(inside(module, library) for library in IMPURE):
             yield f"{source.path} imports {module}"
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.AsyncFunctionDef):
             yield f"{source.path}:{node.lineno} is async: {node.name}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("open", "print"):
@@ -169,7 +169,7 @@ def what_is_pure_stays_pure(source: Source) -> Iterator[str]:
 def no_vendor_decides_outside_its_files(source: Source) -> Iterator[str]:
     if source.path.startswith("routing/backends/"):
         return
-    for line, text in decisions(source.tree):
+    for line, text in decisions(source.nodes):
         word = text.lower()
         for vendor, files in VENDORS.items():
             if vendor in word and source.path not in files:
@@ -184,9 +184,9 @@ def kinds() -> frozenset[str]:
     return frozenset(path.stem for path in (HOUSE / "routing/backends").glob("*.py")) - {"__init__", "base"}
 
 
-def decisions(tree: ast.AST) -> Iterator[tuple[int, str]]:
+def decisions(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Every text that something is compared with: ==, in, a case, startswith and its kin."""
-    for node in ast.walk(tree):
+    for node in nodes:
         compared: list[ast.AST] = []
         match node:
             case ast.Compare(left=left, comparators=others):
