@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 HOUSE = Path(__file__).parent.parent
 FIRST = ("tests/live/", "tests/browser/", "tests/proxy_site/", "tests/usage/", "tests/keys/")
 # folder: how a test in it asks for the installation that they share
-SHARED = {"tests/live": "world: World", "tests/browser": "site: str"}
+SHARED = {"tests/live": "world: World", "tests/browser": "guest: Visitor"}
 
 
 def place(item: pytest.Item) -> int:

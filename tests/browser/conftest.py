@@ -10,14 +10,20 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import connection
+from django.test import Client
+from playwright.async_api import ConsoleMessage, Dialog, Page, Request, async_playwright, expect
 
+from keys.models import User
 from tests.factories import PASSWORD
 from tests.plugin import chromium
 from tests.servers import die_with_parent
@@ -28,6 +34,7 @@ expect.set_options(timeout=20_000)  # milliseconds: a busy machine is not a brok
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
+    "--app=data:text/html,",  # a window without tabs: nobody looks at how their spinners turn while a page loads
 )  # fmt: skip
 
 
@@ -41,9 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="package")
 def site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running Gatehouse that works on the test database, the same for all tests."""
-    from django.conf import settings  # noqa: PLC0415 - ready only now
-    from django.db import connection  # noqa: PLC0415 - as above
-
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -94,6 +98,9 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 # Two frames: what scripts changed in the first is on the screen with the second.
 DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+# A thing of the site that runs no script and asks for nothing.
+STILL = "/static/gatehouse/favicon.svg"
+FORGET = "() => { localStorage.clear(); sessionStorage.clear(); }"
 
 
 Theme = Literal["dark", "light"]
@@ -104,18 +111,24 @@ LARGE: Screen = (1440, "light")
 
 @dataclass
 class Visitor:
-    """One browser window, with everything that went wrong in it."""
+    """Somebody before the browser window, and everything that went wrong in it."""
 
     page: Page
     site: str
     troubles: list[str] = field(default_factory=list)
 
     async def sign_in(self, email: str, password: str = PASSWORD) -> None:
+        """As people do it."""
         await self.page.goto(f"{self.site}/admin/login/")
         await self.page.fill("input[name=username]", email)
         await self.page.fill("input[name=password]", password)
         await self.page.press("input[name=password]", "Enter")
         await self.page.wait_for_url(f"{self.site}/admin/")
+
+    async def enter(self, email: str) -> None:
+        """Be signed in, for tests that are about what comes after."""
+        cookie = await sync_to_async(session_of)(email)
+        await self.page.context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": cookie, "url": self.site}])
 
     async def open(self, path: str) -> None:
         """Go there, and let everything that the page does when it is loaded show."""
@@ -125,17 +138,23 @@ class Visitor:
     async def faults(self, path: str) -> list[str]:
         """Go there on a small dark screen, then look on a large light one: what is wrong with the page on either."""
         found = []
-        for width, theme in (SMALL, LARGE):
-            await self.page.set_viewport_size({"width": width, "height": 900})
-            await self.page.emulate_media(color_scheme=theme)
-            if width == SMALL[0]:
-                await self.page.goto(f"{self.site}{path}")
+        await self.before(SMALL)
+        answer = await self.page.goto(f"{self.site}{path}")
+        if answer is None or answer.status != 200:
+            found.append(f"answered {answer and answer.status}")
+        for screen in (SMALL, LARGE):
+            await self.before(screen)
             await self.page.evaluate(DRAWN)
             if (over := await self.overflow()) > 0:
-                found.append(f"{over} px wider than {width} ({theme})")
+                found.append(f"{over} px wider than {screen}")
         found += self.troubles
         self.troubles.clear()
         return found
+
+    async def before(self, screen: Screen) -> None:
+        width, theme = screen
+        await self.page.set_viewport_size({"width": width, "height": 900})
+        await self.page.emulate_media(color_scheme=theme)
 
     async def overflow(self) -> int:
         """By how many pixels the page is wider than the window."""
@@ -143,36 +162,57 @@ class Visitor:
             await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         )
 
-    def watch(self) -> None:
-        self.page.on(
-            "console", lambda said: self.troubles.append(said.text) if said.type in ("error", "warning") else None
-        )
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("request", self._request)
+    @asynccontextmanager
+    async def at_home(self) -> AsyncIterator[Visitor]:
+        """Watch from here on; leave the window as it was found: nobody signed in, nothing stored, nothing going on."""
+        watched = {"console": self._said, "pageerror": self._failed, "request": self._asked, "dialog": self._stopped}
+        for event, heard in watched.items():
+            self.page.on(event, heard)  # type: ignore[call-overload]  # one overload an event
+        try:
+            await self.before(LARGE)
+            yield self
+        finally:
+            for event, heard in watched.items():
+                self.page.remove_listener(event, heard)
+            await self.page.goto(f"{self.site}{STILL}")
+            await self.page.evaluate(FORGET)
+            await self.page.context.clear_cookies()
 
-    def _request(self, request: Any) -> None:
+    def _said(self, said: ConsoleMessage) -> None:
+        if said.type in ("error", "warning"):
+            self.troubles.append(said.text)
+
+    def _failed(self, error: Exception) -> None:
+        self.troubles.append(str(error))
+
+    def _asked(self, request: Request) -> None:
         if not request.url.startswith((self.site, "data:", "blob:")):
             self.troubles.append(f"outside request: {request.url}")
 
+    async def _stopped(self, dialog: Dialog) -> None:
+        self.troubles.append(f"dialog: {dialog.message}")
+        await dialog.dismiss()
+
+
+def session_of(email: str) -> str:
+    client = Client()
+    client.force_login(User.objects.get(email=email), backend="django.contrib.auth.backends.ModelBackend")
+    return client.cookies[settings.SESSION_COOKIE_NAME].value
+
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
-async def _running_browser() -> AsyncIterator[Browser]:
+async def _window(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Page]:
+    """Chromium's only window. Each one more would cost what eight pages cost: processes, and everything fetched anew."""
     async with async_playwright() as playwright:
-        found = await playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
-        yield found
-        await found.close()
+        chosen = await playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("chromium"), executable_path=chromium(), args=list(FLAGS)
+        )
+        yield chosen.pages[0]
+        await chosen.close()
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def browser(_running_browser: Browser) -> AsyncIterator[Browser]:
-    """Chromium, the same for all tests; windows, cookies and storage are this test's alone."""
-    yield _running_browser
-    for context in _running_browser.contexts:
-        await context.close()
-
-
-async def visitor(browser: Browser, site: str, *, width: int = LARGE[0], theme: Theme = LARGE[1]) -> Visitor:
-    context: BrowserContext = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-    made = Visitor(await context.new_page(), site)
-    made.watch()
-    return made
+async def guest(_window: Page, site: str) -> AsyncIterator[Visitor]:
+    """Somebody before a browser in which nobody is signed in."""
+    async with Visitor(_window, site).at_home() as visitor:
+        yield visitor

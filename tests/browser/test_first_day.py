@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Page, expect
 
 from keys.models import User
 from tests.browser.calling import call
-from tests.browser.conftest import Visitor, visitor
+from tests.browser.conftest import Visitor
 from tests.factories import make_platform_admin
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -29,10 +29,9 @@ async def save(page: Page) -> None:
 
 
 async def test_an_administrator_s_first_day(
-    administrator: User, upstream: Callable[[str], Any], site: str, browser: Browser
+    administrator: User, upstream: Callable[[str], Any], guest: Visitor
 ) -> None:
-    guest = await visitor(browser, site)
-    page = guest.page
+    page, site = guest.page, guest.site
     await guest.sign_in(administrator.email)
     steps = page.locator(".gh-steps > li")
     await expect(steps).to_have_count(6)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from keys.models import Passkey
-from tests.browser.conftest import Visitor, visitor
+from tests.browser.conftest import Visitor
 from tests.factories import PASSWORD, make_platform_admin
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -35,9 +35,9 @@ async def sign_out(guest: Visitor) -> None:
     await guest.open("/admin/login/")
 
 
-async def test_a_passkey_is_added_signs_in_and_is_removed(transactional_db: None, site: str, browser: Browser) -> None:
+async def test_a_passkey_is_added_signs_in_and_is_removed(transactional_db: None, guest: Visitor) -> None:
     await sync_to_async(make_platform_admin)()
-    guest = await visitor(browser, site.replace("127.0.0.1", "localhost"))
+    guest.site = guest.site.replace("127.0.0.1", "localhost")
     page = guest.page
     spoken, device = await with_device(guest)
     await guest.sign_in("root@example.org")

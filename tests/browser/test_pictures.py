@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from asgiref.sync import sync_to_async
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Page, expect
 
 from keys.models import Membership
 from proxy_site.demo import history
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Theme, Visitor
 from tests.browser.png import smaller
 from tests.factories import (
     make_connection,
@@ -54,16 +54,14 @@ def furnish(calls: int) -> str:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_the_pages_of_the_documentation(
-    transactional_db: None, site: str, browser: Browser, theme: str, pytestconfig: pytest.Config
+    transactional_db: None, guest: Visitor, theme: Theme, pytestconfig: pytest.Config
 ) -> None:
     folder = pytestconfig.getoption("--screenshots")
     if theme == "dark" and not folder:
         return  # one walk is enough when nobody looks at it
     record = await sync_to_async(furnish)(history.CALLS if folder else WALKED)
-    look = {"viewport": {"width": 1440, "height": 900}, "color_scheme": theme}
-    guest = Visitor(await (await browser.new_context(**look)).new_page(), site)  # type: ignore[arg-type]  # of playwright's own dicts
-    guest.watch()
-    await guest.sign_in("ada@example.org")
+    await guest.before((1440, theme))
+    await guest.enter("ada@example.org")
     page = guest.page
 
     async def shown(name: str, height: int = 900) -> None:
