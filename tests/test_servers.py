@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psycopg
@@ -16,10 +17,9 @@ from tests.plugin import chromium
 from tests.servers import Servers
 
 
-@pytest.mark.parametrize("readable", [True, False])
-def test_both_start_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch, readable: bool) -> None:
-    """Also from a virtual environment that the user PostgreSQL runs as may not read."""
-    monkeypatch.setattr(servers, "_everybody_may_enter", lambda path: readable)
+def test_both_start_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even from a virtual environment that the user PostgreSQL runs as may not read."""
+    monkeypatch.setattr(servers, "_everybody_may_enter", lambda path: False)
     started = Servers()
     database, store = started.start()
     with psycopg.connect(database) as connection:
@@ -33,17 +33,22 @@ def test_both_start_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch, re
         psycopg.connect(database, connect_timeout=2)
 
 
-def test_they_die_with_a_test_process_that_is_killed(tmp_path: Path) -> None:
-    program = "from tests.servers import Servers; s = Servers(); print(s.start()[1], s.directory, flush=True); input()"
+def test_they_die_with_a_test_process_that_is_killed() -> None:
+    program = "from tests.servers import Servers; s = Servers(); print(*s.start(), s.directory, flush=True); input()"
     house = Path(__file__).parent.parent
     process = subprocess.Popen([sys.executable, "-c", program], cwd=house, stdin=-1, stdout=-1, text=True)
     with process:
         assert process.stdout is not None
-        url, directory = process.stdout.readline().split()
+        database, store, directory = process.stdout.readline().split()
+        psycopg.connect(database).close()
         process.kill()
-    with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.ConnectionError):
+    with redis.Redis.from_url(store) as client, pytest.raises(redis.exceptions.ConnectionError):
         while client.ping():
             pass
+    with pytest.raises(psycopg.OperationalError):
+        while True:
+            psycopg.connect(database, connect_timeout=2).close()
+            time.sleep(0.05)
     subprocess.run(["rm", "-r", directory], check=True)
 
 
@@ -57,24 +62,13 @@ def test_what_the_machine_lacks_is_said(tmp_path: Path) -> None:
     """A test marked for a browser is listed as not run where there is none, and nothing fails."""
     test = tmp_path / "test_page.py"
     test.write_text("import pytest\n\n@pytest.mark.browser\ndef test_page(): raise AssertionError('it ran')\n")
-    environment = {**os.environ, "PATH": "/nowhere", "HOME": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path)}
-    environment.pop("GATEHOUSE_CHROMIUM", None)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        str(test),
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "0",
-        f"--rootdir={tmp_path}",
-    ]
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = browser\n")
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "tests.plugin", "GATEHOUSE_CHROMIUM": ""}
+    nowhere = {"PATH": "/nowhere", "HOME": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path)}
     done = subprocess.run(
-        [*command, "-c", str(Path(__file__).parent.parent / "pyproject.toml")],
+        [sys.executable, "-m", "pytest", str(test), "-q", "-p", "no:cacheprovider", "-c", str(tmp_path / "pytest.ini")],
         cwd=Path(__file__).parent.parent,
-        env=environment,
+        env={**os.environ, **alone, **nowhere},
         capture_output=True,
         text=True,
         check=False,
