@@ -236,7 +236,7 @@ asyncio.run(main())
 async def test_what_a_killed_process_had_in_flight_is_given_back(
     processes: Start, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routing.scores_redis.LEASE_MS", 2000)
+    monkeypatch.setattr("routing.scores_redis.LEASE_MS", 1000)
     here = await processes()
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CHILD, valkey.url, cwd=HOUSE, stdout=asyncio.subprocess.PIPE,

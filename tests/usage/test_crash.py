@@ -189,6 +189,7 @@ def test_a_database_outage_only_lets_the_spool_grow_and_everything_is_caught_up(
     running: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pump, "PATIENCE", (0.05,))
+    monkeypatch.setattr(connection.pool, "timeout", 0.5)  # seconds that a lost database is waited for
     outage = Outage()
     spool.current().append(FINISHED, encode(event()))
     wait_until(lambda: RequestRecord.objects.count() == 1)
