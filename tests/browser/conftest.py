@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,7 @@ def site(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/admin/login/", server, tmp_path / "server.log")
-        yield f"http://127.0.0.1:{port}"
+        yield environment["GATEHOUSE_PUBLIC_URL"]
     finally:
         server.terminate()
         server.wait(20)
@@ -98,6 +98,11 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 # Two frames: what scripts changed in the first is on the screen with the second.
 DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+# By how many pixels the page is wider than the window.
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+IS_DARK = "document.documentElement.classList.contains('dark')"
+# What the site's own switch does; only when it is loaded does a page ask for the system's theme.
+SWITCH = "(dark) => document.documentElement.classList.toggle('dark', dark)"
 # A thing of the site that runs no script and asks for nothing.
 STILL = "/static/gatehouse/favicon.svg"
 FORGET = "() => { localStorage.clear(); sessionStorage.clear(); }"
@@ -107,6 +112,7 @@ Theme = Literal["dark", "light"]
 Screen = tuple[int, Theme]  # pixels across
 SMALL: Screen = (390, "dark")
 LARGE: Screen = (1440, "light")
+Closer = Callable[[Page], Awaitable[list[str]]]
 
 
 @dataclass
@@ -115,6 +121,7 @@ class Visitor:
 
     page: Page
     site: str
+    screen: Screen = LARGE
     troubles: list[str] = field(default_factory=list)
 
     async def sign_in(self, email: str, password: str = PASSWORD) -> None:
@@ -135,32 +142,36 @@ class Visitor:
         await self.page.goto(f"{self.site}{path}")
         await self.page.evaluate(DRAWN)
 
-    async def faults(self, path: str) -> list[str]:
-        """Go there on a small dark screen, then look on a large light one: what is wrong with the page on either."""
-        found = []
-        await self.before(SMALL)
+    async def faults(self, path: str, closer: Closer | None = None) -> list[str]:
+        """Go there, and look on the small dark screen and on the large light one: what is wrong with the page on either.
+
+        It begins with the screen that the last page was left on, so that what goes is not laid out once more. `closer` is
+        for what is to be looked at on the large one alone.
+        """
         answer = await self.page.goto(f"{self.site}{path}")
-        if answer is None or answer.status != 200:
-            found.append(f"answered {answer and answer.status}")
-        for screen in (SMALL, LARGE):
+        found = [] if answer and answer.status == 200 else [f"answered {answer and answer.status}"]
+        if await self.page.evaluate(IS_DARK) != (self.screen is SMALL):
+            found.append(f"does not take the system's theme: {self.screen}")
+        for screen in (self.screen, SMALL if self.screen is LARGE else LARGE):
             await self.before(screen)
+            await self.page.evaluate(SWITCH, screen is SMALL)
             await self.page.evaluate(DRAWN)
             if (over := await self.overflow()) > 0:
                 found.append(f"{over} px wider than {screen}")
+            if closer and screen is LARGE:
+                found += await closer(self.page)
         found += self.troubles
         self.troubles.clear()
         return found
 
     async def before(self, screen: Screen) -> None:
-        width, theme = screen
-        await self.page.set_viewport_size({"width": width, "height": 900})
-        await self.page.emulate_media(color_scheme=theme)
+        if screen != self.screen:
+            width, theme = self.screen = screen
+            await self.page.set_viewport_size({"width": width, "height": 900})
+            await self.page.emulate_media(color_scheme=theme)
 
     async def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
-        return int(
-            await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        )
+        return int(await self.page.evaluate(OVERFLOW))
 
     @asynccontextmanager
     async def at_home(self) -> AsyncIterator[Visitor]:
@@ -169,12 +180,12 @@ class Visitor:
         for event, heard in watched.items():
             self.page.on(event, heard)  # type: ignore[call-overload]  # one overload an event
         try:
-            await self.before(LARGE)
             yield self
         finally:
             for event, heard in watched.items():
                 self.page.remove_listener(event, heard)
             await self.page.goto(f"{self.site}{STILL}")
+            await self.before(LARGE)
             await self.page.evaluate(FORGET)
             await self.page.context.clear_cookies()
 
@@ -207,7 +218,10 @@ async def _window(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pag
         chosen = await playwright.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("chromium"), executable_path=chromium(), args=list(FLAGS)
         )
-        yield chosen.pages[0]
+        window = chosen.pages[0]
+        await window.set_viewport_size({"width": LARGE[0], "height": 900})
+        await window.emulate_media(color_scheme=LARGE[1])
+        yield window
         await chosen.close()
 
 

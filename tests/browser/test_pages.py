@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Page
 
 from keys import invitations
 from keys.models import Invitation
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import SWITCH, Closer, Visitor
 from tests.factories import make_key, make_limit
 from tests.proxy_site.admin_world import World, make_world
 
@@ -81,7 +82,6 @@ SERIOUS = """async (rules) => (await axe.run(document, {
 })).violations.filter((each) => ["serious", "critical"].includes(each.impact))
   .flatMap((each) => each.nodes.slice(0, 4).map((node) => `${each.id}: ${node.target} ${node.any[0]?.message ?? ""}`))"""
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
-DARK = "document.documentElement.classList.add('dark')"
 
 
 @pytest.fixture
@@ -101,8 +101,7 @@ def token(world: World) -> str:
 async def test_the_doors_have_no_fault_and_no_serious_finding(world: World, token: str, guest: Visitor) -> None:
     wrong = []
     for path in DOORS:
-        wrong += await guest.faults(path.format(token=token))
-        wrong += await findings(guest)
+        wrong += [f"{path} {each}" for each in await guest.faults(path.format(token=token), findings)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -110,8 +109,7 @@ async def test_the_main_pages_have_no_fault_and_no_serious_finding(world: World,
     await guest.enter("root@example.org")
     wrong = []
     for path in addresses(world, MAIN):
-        wrong += await faults(guest, path)
-        wrong += [f"{path} {each}" for each in await findings(guest)]
+        wrong += await faults(guest, path, findings)
     assert not wrong, "\n".join(wrong)
 
 
@@ -130,16 +128,16 @@ def addresses(world: World, paths: tuple[str, ...]) -> list[str]:
     ]  # fmt: skip
 
 
-async def faults(guest: Visitor, path: str) -> list[str]:
-    found = await guest.faults(path)
+async def faults(guest: Visitor, path: str, closer: Closer | None = None) -> list[str]:
+    found = await guest.faults(path, closer)
     if await guest.page.locator(".gh-box, #content-main, .gh-kinds").count() == 0:
         found.append("not the page")
     return [f"{path} {each}" for each in found]
 
 
-async def findings(guest: Visitor) -> list[str]:
-    """What axe says about the page that is open: everything once, and the contrast once more in the dark."""
-    await guest.page.evaluate(AXE)
-    found: list[str] = await guest.page.evaluate(SERIOUS, WCAG)
-    await guest.page.evaluate(DARK)
-    return found + [f"dark {each}" for each in await guest.page.evaluate(SERIOUS, ["color-contrast"])]
+async def findings(page: Page) -> list[str]:
+    """What axe says about a page: everything once, and the contrast once more in the dark."""
+    await page.evaluate(AXE)
+    found: list[str] = await page.evaluate(SERIOUS, WCAG)
+    await page.evaluate(SWITCH, True)
+    return found + [f"dark {each}" for each in await page.evaluate(SERIOUS, ["color-contrast"])]

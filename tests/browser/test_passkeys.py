@@ -37,7 +37,6 @@ async def sign_out(guest: Visitor) -> None:
 
 async def test_a_passkey_is_added_signs_in_and_is_removed(transactional_db: None, guest: Visitor) -> None:
     await sync_to_async(make_platform_admin)()
-    guest.site = guest.site.replace("127.0.0.1", "localhost")
     page = guest.page
     spoken, device = await with_device(guest)
     await guest.sign_in("root@example.org")
