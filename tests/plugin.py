@@ -66,7 +66,7 @@ def _furnish() -> None:
     atexit.register(_remove, data, os.getpid())
     os.environ["GATEHOUSE_DATA_DIR"] = str(data)
     if not os.environ.get("REDIS_URL", "").startswith("rediss:"):
-        os.environ.setdefault("SSL_CERT_FILE", str(_one_authority(data)))
+        os.environ["SSL_CERT_FILE"] = str(_one_authority(data))
     os.environ["SECRET_KEY"] = secrets.token_urlsafe(48)
     os.environ["GATEHOUSE_PEPPER"] = secrets.token_urlsafe(48)
     keys = (base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
