@@ -61,11 +61,10 @@ async def test_a_credential_goes_in_and_is_nowhere_to_be_seen(world: World, gues
     await page.click("button[name=_save], input[name=_save]")
     await page.wait_for_url("**/change/**")
     changed = page.url
-    for address in (changed, f"{guest.site}/admin/routing/connection/", f"{guest.site}/admin/keys/auditevent/"):
-        await page.goto(address)
-        assert credential not in await page.content()
+    for address in (f"{guest.site}/admin/routing/connection/", f"{guest.site}/admin/keys/auditevent/", changed):
         assert "never-to-be-seen" not in await page.content()
-    await page.goto(changed)
+        await page.goto(address)
+    assert "never-to-be-seen" not in await page.content()
     await expect(page.get_by_text("…cdef").first).to_be_visible()
     await page.fill("#id_base_url", "https://elsewhere.example/v1")
     await page.click("button[name=_save], input[name=_save]")
