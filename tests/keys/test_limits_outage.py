@@ -155,7 +155,9 @@ async def test_what_redis_was_too_slow_for_as_it_came_back_is_said_again(store: 
     assert await store.execute("CLIENT", "PAUSE", 80, "ALL")  # longer than it has time for one answer
     await limiter._flush()
     assert store.failures, "the first try found it too slow"
-    assert await usage(limiter, key, now) == [(4, 0)]
+    async with asyncio.timeout(5):
+        while not store.up or await usage(limiter, key, now) != [(4, 0)]:  # noqa: ASYNC110 - a slow machine needs a second return
+            await asyncio.sleep(0.01)
 
 
 async def test_what_passed_in_a_window_before_and_during_an_outage_counts_after_it(
