@@ -1,7 +1,7 @@
 """Which test goes to which process, and when.
 
 A file goes to one process as a whole. Files that ask for the same running installation go together, so that it is
-started once; and folders whose tests wait for processes come first, so that both processes are busy to the end.
+started once; and folders whose tests wait for processes come first, so that all processes are busy to the end.
 """
 
 from __future__ import annotations
