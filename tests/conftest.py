@@ -16,7 +16,15 @@ import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from keys.models import Membership, Organization, User
+from routing import loading
 from tests.factories import IssuedKey, make_key, make_organization, make_person, make_platform_admin
+
+
+@pytest.fixture(autouse=True)
+def _no_catalog_yet() -> None:
+    """Rows that tests make announce nothing: a catalog that an earlier test loaded would never hear of them."""
+    loading.forget()
+
 
 # ── the people: an owner, a colleague in the same organization, and a stranger from another ──
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +14,6 @@ from django.utils import timezone
 from keys.models import AuditEvent, Limit, VirtualKey
 from proxy_site.console.pages import PAGES
 from proxy_site.console.samples import PIXEL
-from routing import loading
 from routing.models import Deployment
 from tests.factories import make_key, make_limit
 from tests.proxy_site.admin_world import World, content_of, make_body, make_record
@@ -42,11 +40,9 @@ OPEN_TO = {
 
 
 @pytest.fixture
-def world(tenants: World, settings: Any) -> Iterator[World]:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    loading.forget()
-    yield tenants
-    loading.forget()  # what this test announced was never committed
+    return tenants
 
 
 def client_of(world: World, role: str) -> Client:

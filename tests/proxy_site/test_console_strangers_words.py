@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import StringIO
 from typing import Any
@@ -16,7 +15,6 @@ from django.utils import timezone
 from keys import audit
 from lib.ids import uuid7
 from proxy_site.console.exports import cell
-from routing import loading
 from tests.factories import make_connection, make_key, make_model
 from tests.proxy_site.admin_world import World, content_of, make_bucket, make_record
 from usage.models import LimitEvent, RequestRecord
@@ -82,11 +80,9 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture
-def world(tenants: World, settings: Any) -> Iterator[World]:
+def world(tenants: World, settings: Any) -> World:
     settings.WHITENOISE_AUTOREFRESH = True  # else every client lists every static file first
-    loading.forget()
-    yield tenants
-    loading.forget()
+    return tenants
 
 
 @pytest.fixture

@@ -22,13 +22,6 @@ from routing.backends.base import Action, Backend, Endpoint
 from routing.models import Connection, Deployment, PublicModel
 
 
-@pytest.fixture(autouse=True)
-def fresh_catalog() -> Any:
-    loading.forget()
-    yield
-    loading.forget()
-
-
 def make(name: str = "fast", *, organization: Organization | None = None, **connection: Any) -> Deployment:
     place = Connection(name=f"at-{name}", kind="openai", base_url="http://127.0.0.1:9/v1/", allow_private=True)
     for field, value in connection.items():

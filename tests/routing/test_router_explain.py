@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from routing import explain, loading
+from routing import explain
 from routing.catalog import Catalog
 from routing.errors import NoDeployment, UpstreamError
 from routing.models import Connection, Deployment, PublicModel
@@ -143,7 +143,6 @@ def public(db: None) -> PublicModel:
 
 
 def printed(*given: str) -> str:
-    loading.forget()  # a command is a new process: nothing is loaded yet
     out = StringIO()
     call_command("explain", *given, stdout=out)
     return out.getvalue()
