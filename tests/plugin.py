@@ -38,7 +38,7 @@ OURS_WITHOUT_PREFIX = (
     "DATABASE_URL_FILE", "REDIS_URL_FILE",
 )  # fmt: skip
 
-gc.set_threshold(50_000, 20, 50)  # loading leaves no garbage: looking for it would be a sixth of the time it takes
+gc.set_threshold(50_000, 20, 50)  # while we load, as in manage.py
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -20,9 +21,10 @@ def test_health_readiness_and_metrics_tell_what_is_there(world: World) -> None:
     assert world.ask("watched").status_code == 200
     client.post("/v1beta/models/watched:generateContent", json=saying("Hi"), headers={"x-goog-api-key": "nobody's"})
     assert client.get("/metrics").status_code == 403
-    seen = ""
+    seen, deadline = "", time.monotonic() + 20
     ours = r'gatehouse_calls_total\{action="generateContent".*model="watched".*status="OK"\} (\S+)'
     while not (found := re.search(ours, seen)):
+        assert time.monotonic() < deadline, "the call is not counted"
         seen = metrics(world)
     assert float(found.group(1)) == 1
     assert malformed(seen) == malformed(before) + 1
