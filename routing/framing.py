@@ -12,6 +12,7 @@ from lib import json
 from routing.errors import UpstreamError
 
 MAX_LINE = 8 * 1024 * 1024  # bytes of one line, and of one event
+ENDED = [b"", b""]  # the last lines of data that ends with a blank one
 
 
 class Frame(NamedTuple):
@@ -72,7 +73,7 @@ class SSEDecoder:
             data = b"".join(self._pieces)
             self._pieces, self._held = [], 0
         lines = data.split(b"\n")
-        if self._between and lines[-2:] == EMPTY and len(data) <= self._max:
+        if self._between and lines[-2:] == ENDED and len(data) <= self._max:
             # What nearly all networks bring: one event of one line of data, with or without a name, as a whole.
             if len(lines) == 3 and lines[0][:6] == b"data: " and lines[0] != b"data: ":
                 return [Frame(lines[0][6:])]
@@ -144,9 +145,6 @@ class SSEDecoder:
                 frames.append(Frame(text, self._event))
             if whole or not line:  # a blank line ends it in any case: what is no JSON by then is let go
                 self._bare, self._data_size, self._event = [], 0, ""
-
-
-EMPTY = [b"", b""]
 
 
 def _name(line: bytes) -> str:

@@ -24,7 +24,7 @@ from routing.framing import Decoder, EventStreamDecoder, Frame, SSEDecoder
 
 MAX_ERROR_BODY = 64 * 1024  # bytes
 CONNECT_SHARE = 0.5  # of the time for connecting that one try may use, so that another one can follow
-NO_ANSWER = (http1.Broken, http1.Garbled, http1.Silent)
+NO_ANSWER = (http1.Broken, http1.Garbled, http1.Silent)  # what a connection raises instead of bytes
 DECODERS: dict[str, Callable[[], Decoder]] = {"sse": SSEDecoder, "aws_event_stream": EventStreamDecoder}
 
 
@@ -97,8 +97,10 @@ class open_stream:
 
 
 class Stream:
-    """The Frames of one answer, in order. `headers` have lower-case names. What the connection raises on the way becomes
-    an UpstreamError where the context ends: a piece that comes well pays for no translation of errors."""
+    """The Frames of one answer, in order. `headers` have lower-case names.
+
+    The iteration raises NO_ANSWER as it is; `open_stream` makes an UpstreamError of it, once, where its context ends.
+    """
 
     def __init__(self, exchange: _Exchange, decoder: Decoder) -> None:
         self.headers = exchange.headers
@@ -186,7 +188,8 @@ class _Exchange:
             raise UpstreamError("protocol", "The upstream compressed its answer, although it was asked not to.")
 
     def piece(self) -> Awaitable[bytes | None]:
-        """The next bytes as the network brought them, None at the end. Raises NO_ANSWER; once, the first byte is waited for."""
+        """The next bytes as the network brought them, None at the end. The first have the time for the first byte, the
+        others the idle time. Raises NO_ANSWER."""
         connection = self._connection
         assert connection is not None
         if self._begun:
@@ -195,7 +198,7 @@ class _Exchange:
         return connection.read(self._first_byte)
 
     async def read(self) -> bytes | None:
-        """The same, in errors of ours."""
+        """A piece. Raises UpstreamError."""
         try:
             return await self.piece()
         except NO_ANSWER as error:

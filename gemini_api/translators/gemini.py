@@ -432,7 +432,7 @@ class Stream:
             raise UpstreamError("protocol", "A chunk of the stream is not JSON.") from None
         if type(chunk) is not dict or "error" in chunk:
             raise _stream_error(chunk)
-        named = _with_ids(chunk) if b'"functionCall"' in data else chunk
+        named = _with_ids(chunk) if b'"functionCall"' in data else chunk  # most hold none
         if named is not chunk:
             out: Json = named
         else:
